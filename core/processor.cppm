@@ -1,0 +1,121 @@
+// A processor as the run loop sees it: run until something needs the outside, and say what.
+// Behind it stands the software processor; another engine can stand beside that.
+module;
+#include <cstdint>
+export module pagesaw.core.processor;
+
+import pagesaw.core.access;
+import pagesaw.core.address;
+import pagesaw.core.cpu_state;
+import pagesaw.core.page_format;
+import pagesaw.core.paging_state;
+
+export namespace pagesaw {
+
+// The tables that a processor believes. Nothing else translates a guest's access.
+struct TranslationTables {
+  const PageFormat* format = nullptr;  // of the SPTEs
+  Hpa root;
+  Level level = Level::kPml4;
+  // True: the tables translate guest-physical addresses, and the processor walks the guest's own
+  // tables through them. False: they translate linear addresses, and changes of the guest's paging
+  // state exit (kPagingChanged, kInvalidate).
+  bool second_stage = true;
+};
+
+// One access that something outside the processor answers.
+struct BusAccess {
+  enum class Kind : std::uint8_t {
+    kMmioRead, kMmioWrite, kPortIn, kPortOut, kMsrRead, kMsrWrite, kTprRead, kTprWrite,
+  };
+  Kind kind = Kind::kMmioRead;
+  std::uint8_t bytes = 0;     // 1, 2, 4 or 8
+  std::uint64_t address = 0;  // Gpa, port or MSR index
+  std::uint64_t value = 0;    // written, or the answer to a read
+  bool refused = false;       // set by the answer: the MSR access is #GP(0)
+};
+
+// A refusal by the tables that the processor was given.
+struct TableFault {
+  InputAddress address;      // in their input space; the very byte
+  Access access = Access::Read(Privilege::kSupervisor);
+  Stage stage = Stage::kFinal;
+  bool present = false;      // every entry met was present
+  bool malformed = false;    // one was malformed
+  Rights rights;             // AND over the entries met
+  Gva linear;                // the linear address behind it
+  bool linear_valid = false;
+  Rights guest_rights;       // kFinal: what the guest's own tables grant the page
+  // The bus access that this is if the address turns out to be a device's. Stage::kFinal only;
+  // bytes is 0 where no data moves (a fetch, a probe).
+  BusAccess bus;
+};
+
+enum class ExitReason : std::uint8_t {
+  kBudget,           // the instructions asked for are done
+  kRequested,        // RequestExit
+  kHalt,             // HLT retired; rip is behind it
+  kBus,              // `bus` waits for CompleteBus
+  kTableFault,       // `fault`: the tables refuse an access; run again once they do not
+  kInterruptWindow,  // an interrupt could be taken now, and SetInterruptWindow asked to be told
+  kShutdown,         // triple fault
+  kPagingChanged,    // not second_stage: CR0, CR3, CR4, EFER or PDPTEs were loaded
+  kInvalidate,       // not second_stage: INVLPG or the like for `linear`
+};
+
+struct Exit {
+  ExitReason reason = ExitReason::kBudget;
+  BusAccess bus;
+  TableFault fault;
+  Gva linear;
+};
+
+// An interrupt or exception to deliver before the next instruction.
+struct Event {
+  enum class Kind : std::uint8_t { kExternalInterrupt, kNmi, kException };
+  Kind kind = Kind::kExternalInterrupt;
+  std::uint8_t vector = 0;
+  bool has_error_code = false;
+  std::uint32_t error_code = 0;
+  std::uint64_t cr2 = 0;  // loaded at delivery if vector is 14
+};
+
+// All calls but RequestExit and paging_snapshot belong to the thread that runs it.
+class Processor {
+ public:
+  virtual ~Processor() = default;
+
+  // Runs guest code until an exit; at most about `instructions` of it. An exit leaves the state at an
+  // instruction boundary; whatever it waits for, the instruction starts again with the answer.
+  virtual Exit Run(std::uint64_t instructions) = 0;
+
+  // Answers the access of the last kBus exit, or of a kTableFault exit that is a device's. The
+  // answer is used when the instruction runs again.
+  virtual void CompleteBus(const BusAccess& access) = 0;
+
+  // Queues `event`, to be delivered by the next Run. At most one may be queued.
+  virtual void Inject(const Event& event) = 0;
+  virtual bool HasQueuedEvent() const = 0;
+  // Whether an external interrupt would be taken at this boundary: IF set, no shadow.
+  virtual bool CanTakeInterrupt() const = 0;
+  virtual bool CanTakeNmi() const = 0;
+  // Asks for a kInterruptWindow exit as soon as CanTakeInterrupt.
+  virtual void SetInterruptWindow(bool wanted) = 0;
+
+  virtual CpuState GetState() const = 0;
+  // Takes `state` whole, flushes everything derived from the old one.
+  virtual void SetState(const CpuState& state) = 0;
+
+  virtual void SetTables(const TranslationTables& tables) = 0;
+  // Forgets every translation.
+  virtual void FlushTlb() = 0;
+
+  // Makes Run return soon. Any thread.
+  virtual void RequestExit() = 0;
+  // The paging state as of some recent instruction boundary, never torn. Any thread.
+  virtual PagingState paging_snapshot() const = 0;
+  // Instructions retired so far. Any thread.
+  virtual std::uint64_t instructions_retired() const = 0;
+};
+
+}  // namespace pagesaw
