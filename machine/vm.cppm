@@ -1,0 +1,166 @@
+// A virtual machine: memory, vCPUs and devices, driven by whoever holds it, on any thread. Each call
+// that can be refused returns a Status whose message names what was refused.
+module;
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+export module pagesaw.machine.vm;
+
+import pagesaw.core.access;
+import pagesaw.core.address;
+import pagesaw.core.cpu_state;
+import pagesaw.core.guest_memory;
+import pagesaw.core.page_format;
+import pagesaw.core.page_walker;
+import pagesaw.core.paging_state;
+import pagesaw.core.plugin;
+import pagesaw.core.shadow_mmu;
+export import pagesaw.machine.console;
+export import pagesaw.machine.vm_config;
+export import pagesaw.machine.vm_parts;
+
+export namespace pagesaw {
+
+enum class VmState : std::uint8_t { kCreated, kRunning, kPaused, kStopped };
+
+enum class StopReason : std::uint8_t {
+  kNone,       // not stopped
+  kRequested,  // Stop was called
+  kDebugExit,  // the guest wrote `debug_exit_value` to isa-debug-exit
+  kShutdown,   // triple fault
+  kReset,      // the guest asked for a reset
+  kTimeLimit,
+  kError,      // the guest did what this machine cannot run; `message` says what
+};
+
+// How a VM ended.
+struct VmExit {
+  StopReason reason = StopReason::kNone;
+  std::uint32_t debug_exit_value = 0;
+  std::string message;  // one sentence for people, for every reason but kNone
+};
+
+// The status of a process that ran the guest in the foreground: debug exit (value << 1) | 1 cut to
+// 8 bits, time limit 124, asked to stop 0, everything else 1.
+int ProcessStatus(const VmExit& exit);
+
+// A walker of a vCPU as it is now.
+struct WalkerInfo {
+  std::string name;
+  std::string format_name;
+  PageFormat format;              // of the guest's entries
+  PagingMode mode = PagingMode::kNone;
+  unsigned root_level = 0;        // 0: no paging, output = input
+  std::uint64_t root_register = 0;
+};
+
+// A shadow MMU of a vCPU as it is now.
+struct ShadowMmuInfo {
+  std::string name;
+  std::string format_name;
+  PageFormat format;  // of the SPTEs
+  ShadowRole role;    // of its roots
+  std::string walker; // the walker that says what the guest wants
+  bool active = false;  // the processor runs on its tables
+};
+
+// One walk: the outcome and every entry read, with the format that decodes them.
+struct WalkReport {
+  WalkResult result = WalkFault{};
+  WalkTrace trace;
+  PageFormat format;
+};
+
+struct VcpuStatistics {
+  std::uint64_t instructions = 0;
+  std::uint64_t exits = 0;
+  std::uint64_t exits_table_fault = 0;
+  std::uint64_t exits_bus = 0;
+  std::uint64_t exits_halt = 0;
+  std::uint64_t interrupts = 0;  // delivered
+};
+
+struct VmStatistics {
+  MmuStatistics mmu;
+  std::vector<VcpuStatistics> vcpus;
+  std::uint64_t memory_resident_bytes = 0;  // guest memory that the host holds in RAM
+};
+
+class Vm {
+ public:
+  // Makes a VM in state kCreated with its image loaded. Nothing is left behind if that fails.
+  // `registry` outlives the VM. Errors: those of CheckVmConfig; InvalidArgument (vendor, features,
+  // a bad image), NotFound (a file), FailedPrecondition (no format for an execute split).
+  static absl::StatusOr<std::unique_ptr<Vm>> Create(
+      const VmConfig& config, const PluginRegistry& registry, const VmParts& parts,
+      std::uint64_t memory_limit_bytes = HostMemoryLimitBytes());
+
+  // Stops the guest and waits for its vCPUs.
+  ~Vm();
+  Vm(const Vm&) = delete;
+  Vm& operator=(const Vm&) = delete;
+
+  const VmConfig& config() const;
+  const std::string& name() const;
+  VmState state() const;
+  // How the VM ended; reason kNone until it is stopped.
+  VmExit exit() const;
+
+  // created -> running. FailedPrecondition in any other state.
+  absl::Status Start();
+  // running -> paused; returns when no vCPU executes. OK if paused already.
+  absl::Status Pause();
+  // paused -> running. OK if running already.
+  absl::Status Resume();
+  // -> stopped, from any state; returns when no vCPU executes. OK if stopped already.
+  absl::Status Stop();
+  // Waits until the VM is stopped; false if `timeout` passed first.
+  bool WaitUntilStopped(std::chrono::milliseconds timeout) const;
+
+  // What the guest prints. Closed when the VM stops; readable for as long as the VM exists.
+  const Console& console() const;
+  // Hands `data` to the guest's serial port. ResourceExhausted if its queue has no room for all.
+  absl::Status WriteConsole(std::string_view data);
+
+  // Guest-physical memory, in any state. OutOfRange if a byte lies outside RAM; nothing is copied
+  // then. A write is seen by running vCPUs as one by a device would be.
+  absl::Status ReadMemory(Gpa gpa, std::span<std::byte> bytes) const;
+  absl::Status WriteMemory(Gpa gpa, std::span<const std::byte> bytes);
+  std::vector<MemorySlot> MemorySlots() const;
+
+  unsigned vcpu_count() const;
+  // Registers. FailedPrecondition while running; NotFound for an unknown vCPU. A state that no
+  // processor can be in is InvalidArgument.
+  absl::StatusOr<CpuState> GetRegisters(unsigned vcpu) const;
+  absl::Status SetRegisters(unsigned vcpu, const CpuState& state);
+
+  // Inspection: in any state, without stopping the guest and without changing its memory. NotFound
+  // for an unknown vCPU, walker or shadow MMU.
+  absl::StatusOr<PagingState> GetPagingState(unsigned vcpu) const;
+  absl::StatusOr<std::vector<WalkerInfo>> Walkers(unsigned vcpu) const;
+  absl::StatusOr<std::vector<ShadowMmuInfo>> ShadowMmus(unsigned vcpu) const;
+  // Walks the guest's tables for `address`, a linear address for `cpu_walk`.
+  absl::StatusOr<WalkReport> Walk(unsigned vcpu, std::string_view walker, InputAddress address,
+                                  Access access) const;
+  // Walks the SPTEs for `address`, a guest-physical address while two-stage translation is on.
+  absl::StatusOr<WalkReport> WalkSptes(unsigned vcpu, std::string_view mmu, InputAddress address,
+                                       Access access) const;
+  absl::StatusOr<std::vector<RootInfo>> Roots(unsigned vcpu, std::string_view mmu) const;
+  // At most `max_count` shadow pages with ids above `after_id`, ascending.
+  std::vector<ShadowPageInfo> ShadowPages(std::uint64_t after_id, unsigned max_count) const;
+  VmStatistics Statistics() const;
+
+ private:
+  struct Impl;
+  explicit Vm(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pagesaw

@@ -1,0 +1,70 @@
+// What a virtual machine is assembled from: processors and the memory virtualization behind them.
+// The VM sees both by these interfaces, so that another engine, or a test's, can stand in.
+module;
+#include <absl/status/statusor.h>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+export module pagesaw.machine.vm_parts;
+
+import pagesaw.core.address;
+import pagesaw.core.guest_memory;
+import pagesaw.core.page_walker;
+import pagesaw.core.paging_state;
+import pagesaw.core.processor;
+import pagesaw.core.shadow_mmu;
+import pagesaw.core.virt_extension;
+
+export namespace pagesaw {
+
+struct ProcessorRequest {
+  unsigned index = 0;                        // of the vCPU; its initial APIC ID
+  unsigned count = 1;                        // vCPUs of the VM
+  const VirtExtension* extension = nullptr;  // outlives the processor
+  const GuestMemory* memory = nullptr;       // outlives the processor
+  std::string cpu_features;                  // as VmConfig has them
+  bool tdp = true;
+};
+
+// InvalidArgument for features that are not known or not possible.
+using ProcessorFactory =
+    std::function<absl::StatusOr<std::unique_ptr<Processor>>(const ProcessorRequest&)>;
+
+// The memory virtualization of one VM: shadow pages and statistics that its vCPUs share, and the
+// walkers and shadow MMUs that each vCPU has.
+class VmMmu {
+ public:
+  virtual ~VmMmu() = default;
+
+  // The shadow MMU of a vCPU. The VmMmu outlives it.
+  virtual std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) = 0;
+  // Tells the vCPU's walker that the guest's paging state is now `state`. Its thread only.
+  virtual void SetPagingState(unsigned vcpu, const PagingState& state) = 0;
+  // A `cpu_walk` of its own for an inspector, initialised from `state`. Any thread.
+  virtual std::unique_ptr<PageWalker> MakeCpuWalker(const PagingState& state) const = 0;
+
+  // Drops what was built for `count` frames from `first`, then flushes every processor.
+  virtual void ZapFrames(Gfn first, std::uint64_t count) = 0;
+  // At most `max_count` shadow pages whose ids are above `after_id`, by ascending id. Any thread.
+  virtual std::vector<ShadowPageInfo> ShadowPages(std::uint64_t after_id,
+                                                  unsigned max_count) const = 0;
+  virtual MmuStatistics Statistics() const = 0;
+};
+
+struct MmuRequest {
+  const GuestMemory* memory = nullptr;   // outlives the VmMmu
+  TlbFlusher* flusher = nullptr;         // outlives the VmMmu
+  const TdpFormat* tdp_format = nullptr; // of the SPTEs
+  unsigned vcpu_count = 1;
+};
+
+using MmuFactory = std::function<absl::StatusOr<std::unique_ptr<VmMmu>>(const MmuRequest&)>;
+
+struct VmParts {
+  ProcessorFactory make_processor;
+  MmuFactory make_mmu;
+};
+
+}  // namespace pagesaw
