@@ -89,7 +89,7 @@ def _tidy(ctx, sources, context, copts, units):
         ctx.actions.run_shell(
             command = """
 report=$1; source=$2; shift 2
-/usr/lib/llvm-19/bin/clang-tidy --quiet --config-file=.clang-tidy "$source" -- "$@" > "$report" 2>/dev/null ||
+/usr/lib/llvm-19/bin/clang-tidy --quiet --config-file=.clang-tidy "$source" -- "$@" > "$report" 2>&1 ||
   { cat "$report"; exit 1; }
 """,
             arguments = [arguments],
@@ -132,6 +132,13 @@ def _compilation_contexts(deps):
 
 def _linking_contexts(deps):
     return [info.linking_context for info in _cc_infos(deps)]
+
+def _runfiles(ctx):
+    runfiles = ctx.runfiles(files = ctx.files.data)
+    for dep in ctx.attr.data + ctx.attr.deps + getattr(ctx.attr, "implementation_deps", []):
+        runfiles = runfiles.merge(dep[DefaultInfo].default_runfiles)
+        runfiles = runfiles.merge(dep[DefaultInfo].data_runfiles)
+    return runfiles
 
 def _cc_module_impl(ctx):
     toolchain = _toolchain(ctx)
@@ -228,7 +235,7 @@ def _cc_module_impl(ctx):
     context = cc_common.merge_cc_infos(cc_infos = _cc_infos(ctx.attr.deps)).compilation_context
     pcms = [unit.pcm for unit in units.to_list() if unit.name in names]
     return [
-        DefaultInfo(files = depset(pcms + objects)),
+        DefaultInfo(files = depset(pcms + objects), runfiles = _runfiles(ctx)),
         CcInfo(compilation_context = context, linking_context = linking_context),
         ModuleInfo(units = units),
         OutputGroupInfo(
@@ -267,7 +274,7 @@ def _cc_library_impl(ctx):
         disallow_dynamic_library = True,
     )
     return [
-        DefaultInfo(files = depset(outputs.objects)),
+        DefaultInfo(files = depset(outputs.objects), runfiles = _runfiles(ctx)),
         CcInfo(compilation_context = context, linking_context = linking_context),
         OutputGroupInfo(tidy = _tidy_of_sources(ctx, units, context)),
     ]
@@ -275,13 +282,6 @@ def _cc_library_impl(ctx):
 def _tidy_of_sources(ctx, units, context):
     sources = [source for source in ctx.files.srcs if source.extension == "cc"]
     return _tidy(ctx, sources, context, _copts(ctx) + ["-D" + define for define in ctx.attr.local_defines], units)
-
-def _runfiles(ctx):
-    runfiles = ctx.runfiles(files = ctx.files.data)
-    for dep in ctx.attr.data + ctx.attr.deps:
-        runfiles = runfiles.merge(dep[DefaultInfo].default_runfiles)
-        runfiles = runfiles.merge(dep[DefaultInfo].data_runfiles)
-    return runfiles
 
 def _link(ctx, linkshared):
     toolchain = _toolchain(ctx)
