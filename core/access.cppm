@@ -1,5 +1,6 @@
 // What an access asks for, what a translation grants, and how a refusal is reported.
-// Execute is two rights from the start: one for supervisor-mode fetches (XS), one for user-mode (XU).
+// Execute is two rights from the start: one for supervisor-mode fetches (XS), one for user-mode
+// (XU).
 module;
 #include <cstdint>
 export module pagesaw.core.access;

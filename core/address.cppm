@@ -8,7 +8,8 @@ export module pagesaw.core.address;
 
 export namespace pagesaw {
 
-// An address of the space that `Tag` names. Addresses of different spaces do not compare or convert.
+// An address of the space that `Tag` names. Addresses of different spaces do not compare or
+// convert.
 template <typename Tag>
 class Address {
  public:
@@ -21,14 +22,15 @@ class Address {
   std::uint64_t bits_ = 0;
 };
 
-using Gva = Address<struct GvaTag>;    // guest virtual: the linear address of whatever runs now
-using Gpa = Address<struct GpaTag>;    // guest physical: what the VM's memory slots are addressed by
+using Gva = Address<struct GvaTag>;  // guest virtual: the linear address of whatever runs now
+using Gpa = Address<struct GpaTag>;  // guest physical: what the VM's memory slots are addressed by
 using Ngpa = Address<struct NgpaTag>;  // nested guest physical: what a guest's guest calls physical
 
 // Host physical, as the software processor sees it: an address of this process. SPTEs hold it.
 using Hpa = Address<struct HpaTag>;
 
-// The input of a tree of tables, whichever space that tree translates from: a Gva, a Gpa or an Ngpa.
+// The input of a tree of tables, whichever space that tree translates from: a Gva, a Gpa or an
+// Ngpa.
 using InputAddress = Address<struct InputAddressTag>;
 
 constexpr InputAddress InputOf(Gva gva) { return InputAddress(gva.bits()); }

@@ -8,8 +8,22 @@ export namespace pagesaw {
 
 // General-purpose registers by their number in instructions.
 enum Gpr : std::uint8_t {
-  kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi,
-  kR8, kR9, kR10, kR11, kR12, kR13, kR14, kR15,
+  kRax,
+  kRcx,
+  kRdx,
+  kRbx,
+  kRsp,
+  kRbp,
+  kRsi,
+  kRdi,
+  kR8,
+  kR9,
+  kR10,
+  kR11,
+  kR12,
+  kR13,
+  kR14,
+  kR15,
 };
 
 // Segment registers by their number in instructions, then the system segments.
@@ -96,7 +110,8 @@ constexpr CpuState ResetState() {
   state.rip = 0xfff0;
   state.gpr[kRdx] = 0x600;
   for (unsigned i = kEs; i <= kGs; ++i) state.segments[i].attributes = 0x93;
-  state.segments[kCs] = {.selector = 0xf000, .attributes = 0x9b, .limit = 0xffff, .base = 0xffff0000};
+  state.segments[kCs] = {
+      .selector = 0xf000, .attributes = 0x9b, .limit = 0xffff, .base = 0xffff0000};
   state.segments[kLdtr].attributes = 0x82;
   state.segments[kTr].attributes = 0x8b;
   return state;

@@ -13,16 +13,14 @@ export namespace pagesaw {
 // A range of guest frames backed by host memory. `host` is page aligned.
 struct MemorySlot {
   std::uint32_t id = 0;
-  Gfn first;
+  Gfn first = {};
   std::uint64_t page_count = 0;
   std::byte* host = nullptr;
   bool read_only = false;  // guest writes do not reach the memory: they are device accesses
 
   constexpr bool Contains(Gfn gfn) const { return gfn.number - first.number < page_count; }
   // The host memory of `gpa`, whose frame the slot must contain.
-  std::byte* HostOf(Gpa gpa) const {
-    return host + (gpa.bits() - GpaOf(first).bits());
-  }
+  std::byte* HostOf(Gpa gpa) const { return host + (gpa.bits() - GpaOf(first).bits()); }
 };
 
 class GuestMemory {

@@ -1,6 +1,6 @@
-// What page-table entries look like, as one value: where the bits are, which are reserved, and which
-// accesses a set of rights refuses. Walkers hold one that describes the guest's entries, shadow MMUs
-// hold one that describes SPTEs. It knows no memory, no root and no processor.
+// What page-table entries look like, as one value: where the bits are, which are reserved, and
+// which accesses a set of rights refuses. Walkers hold one that describes the guest's entries,
+// shadow MMUs hold one that describes SPTEs. It knows no memory, no root and no processor.
 module;
 #include <array>
 #include <cstdint>
@@ -25,11 +25,11 @@ struct EntryLayout {
   std::uint64_t no_execute = 0;       // XD: execution is refused if set
   std::uint64_t accessed = 0;
   std::uint64_t dirty = 0;
-  std::uint64_t large = 0;            // PS, above level 1
+  std::uint64_t large = 0;  // PS, above level 1
   std::uint64_t global = 0;
-  std::uint64_t address = 0;          // 51:12, or 31:12
-  std::uint64_t leaf_fixed = 0;       // what an SPTE of this layout has set in every leaf
-  std::uint64_t pat_large = 0;        // PAT of a large leaf: not part of its address
+  std::uint64_t address = 0;     // 51:12, or 31:12
+  std::uint64_t leaf_fixed = 0;  // what an SPTE of this layout has set in every leaf
+  std::uint64_t pat_large = 0;   // PAT of a large leaf: not part of its address
 
   constexpr bool operator==(const EntryLayout&) const = default;
   constexpr bool grants_execute() const { return exec_supervisor != 0; }

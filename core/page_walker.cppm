@@ -1,5 +1,5 @@
-// A page walker: which output address does an input address have, with which rights, or which fault.
-// Walkers know a guest's tables and registers; they know no SPTE, no host root and no TLB.
+// A page walker: which output address does an input address have, with which rights, or which
+// fault. Walkers know a guest's tables and registers; they know no SPTE, no host root and no TLB.
 module;
 #include <array>
 #include <cstdint>
@@ -22,10 +22,10 @@ constexpr Hpa HpaOf(OutputAddress output) { return Hpa(output.bits()); }
 
 // A successful walk.
 struct Translation {
-  OutputAddress output;        // of the very byte asked for
-  Level level = Level::kPt;    // of the leaf
-  Rights rights;               // AND over all levels
-  std::uint64_t leaf = 0;      // the leaf entry, A and D as the walk left them; 0 without paging
+  OutputAddress output = {};  // of the very byte asked for
+  Level level = Level::kPt;   // of the leaf
+  Rights rights = {};         // AND over all levels
+  std::uint64_t leaf = 0;     // the leaf entry, A and D as the walk left them; 0 without paging
 };
 
 struct WalkFault {
@@ -39,13 +39,13 @@ struct WalkFault {
     kSecondStage,    // the next stage refused a table or the final address
   };
   Kind kind = Kind::kNotPresent;
-  Level level = Level::kPt;  // of the entry at fault
-  PageFaultCode code;        // as #PF would report it
-  InputAddress address;      // what was being translated, in this walker's input space
-  Rights rights;             // AND of the entries used up to and with the one at fault
+  Level level = Level::kPt;   // of the entry at fault
+  PageFaultCode code = {};    // as #PF would report it
+  InputAddress address = {};  // what was being translated, in this walker's input space
+  Rights rights = {};         // AND of the entries used up to and with the one at fault
   // kSecondStage: what the second stage was asked and for what.
   Stage stage = Stage::kFinal;
-  OutputAddress stage_address;
+  OutputAddress stage_address = {};
 };
 
 // Either a Translation or a WalkFault. A fault is a result: it is what the guest asked for.
@@ -65,9 +65,9 @@ class [[nodiscard]] WalkResult {
 // One entry that a walk read.
 struct WalkStep {
   Level level = Level::kPt;
-  OutputAddress entry_address;  // where the entry lies, in the space that the tables lie in
+  OutputAddress entry_address = {};  // where the entry lies, in the space that the tables lie in
   std::uint64_t entry = 0;
-  Rights rights;                // of this entry alone
+  Rights rights = {};  // of this entry alone
   bool present = false;
   bool leaf = false;
   bool malformed = false;
@@ -100,7 +100,8 @@ class PageWalker {
   // The register that names the root table, low bits and all.
   virtual std::uint64_t root_register() const = 0;
 
-  // Walks as the processor does for `access`: sets A and D, restarting if an entry changes under it.
+  // Walks as the processor does for `access`: sets A and D, restarting if an entry changes under
+  // it.
   virtual WalkResult Walk(InputAddress address, Access access) = 0;
 
   // Walks without changing anything, and lists the entries read in `trace` if it is not null.

@@ -37,12 +37,12 @@ enum class PagingMode : std::uint8_t { kNone, k32Bit, kPae, k4Level, k5Level };
 
 // What the processor's enumerated features say about paging.
 struct PagingFeatures {
-  std::uint8_t physical_bits = 46;         // MAXPHYADDR
-  bool gib_pages = true;                   // CPUID 80000001h EDX.26
-  bool no_execute = true;                  // CPUID 80000001h EDX.20
-  std::uint8_t pse36_bits = 40;            // physical bits that a 4 MiB page can reach
-  bool root_bit8_reserved = false;         // bit 8 of PML4E and PML5E is reserved, not ignored
-  bool la57 = false;                       // 57-bit linear addresses are supported
+  std::uint8_t physical_bits = 46;  // MAXPHYADDR
+  bool gib_pages = true;            // CPUID 80000001h EDX.26
+  bool no_execute = true;           // CPUID 80000001h EDX.20
+  std::uint8_t pse36_bits = 40;     // physical bits that a 4 MiB page can reach
+  bool root_bit8_reserved = false;  // bit 8 of PML4E and PML5E is reserved, not ignored
+  bool la57 = false;                // 57-bit linear addresses are supported
 
   bool operator==(const PagingFeatures&) const = default;
 };
@@ -55,7 +55,7 @@ struct PagingState {
   std::uint32_t pkru = 0;
   std::uint32_t pkrs = 0;
   std::array<std::uint64_t, 4> pdptes = {};  // the PDPTE registers of PAE paging
-  PagingFeatures features;
+  PagingFeatures features = {};
 
   constexpr bool paging() const { return (cr0 & kCr0Pg) != 0; }
   constexpr bool write_protect() const { return (cr0 & kCr0Wp) != 0; }

@@ -40,8 +40,8 @@ class PluginRegistry {
   const VirtExtension* ExtensionOf(std::string_view vendor) const;
   // The format called `name`, or null.
   const TdpFormat* FindTdpFormat(std::string_view name) const;
-  // The format that a VM of `vendor` uses: one that splits execute rights iff `splits_execute`. Null
-  // if none is registered.
+  // The format that a VM of `vendor` uses: one that splits execute rights iff `splits_execute`.
+  // Null if none is registered.
   const TdpFormat* TdpFormatOf(std::string_view vendor, bool splits_execute) const;
 
   const std::vector<std::string>& plugins() const { return plugins_; }

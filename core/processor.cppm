@@ -15,7 +15,7 @@ export namespace pagesaw {
 // The tables that a processor believes. Nothing else translates a guest's access.
 struct TranslationTables {
   const PageFormat* format = nullptr;  // of the SPTEs
-  Hpa root;
+  Hpa root = {};
   Level level = Level::kPml4;
   // True: the tables translate guest-physical addresses, and the processor walks the guest's own
   // tables through them. False: they translate linear addresses, and changes of the guest's paging
@@ -26,7 +26,14 @@ struct TranslationTables {
 // One access that something outside the processor answers.
 struct BusAccess {
   enum class Kind : std::uint8_t {
-    kMmioRead, kMmioWrite, kPortIn, kPortOut, kMsrRead, kMsrWrite, kTprRead, kTprWrite,
+    kMmioRead,
+    kMmioWrite,
+    kPortIn,
+    kPortOut,
+    kMsrRead,
+    kMsrWrite,
+    kTprRead,
+    kTprWrite,
   };
   Kind kind = Kind::kMmioRead;
   std::uint8_t bytes = 0;     // 1, 2, 4 or 8
@@ -37,18 +44,18 @@ struct BusAccess {
 
 // A refusal by the tables that the processor was given.
 struct TableFault {
-  InputAddress address;      // in their input space; the very byte
+  InputAddress address = {};  // in their input space; the very byte
   Access access = Access::Read(Privilege::kSupervisor);
   Stage stage = Stage::kFinal;
-  bool present = false;      // every entry met was present
-  bool malformed = false;    // one was malformed
-  Rights rights;             // AND over the entries met
-  Gva linear;                // the linear address behind it
+  bool present = false;    // every entry met was present
+  bool malformed = false;  // one was malformed
+  Rights rights = {};      // AND over the entries met
+  Gva linear = {};         // the linear address behind it
   bool linear_valid = false;
-  Rights guest_rights;       // kFinal: what the guest's own tables grant the page
+  Rights guest_rights = {};  // kFinal: what the guest's own tables grant the page
   // The bus access that this is if the address turns out to be a device's. Stage::kFinal only;
   // bytes is 0 where no data moves (a fetch, a probe).
-  BusAccess bus;
+  BusAccess bus = {};
 };
 
 enum class ExitReason : std::uint8_t {
@@ -65,9 +72,9 @@ enum class ExitReason : std::uint8_t {
 
 struct Exit {
   ExitReason reason = ExitReason::kBudget;
-  BusAccess bus;
-  TableFault fault;
-  Gva linear;
+  BusAccess bus = {};
+  TableFault fault = {};
+  Gva linear = {};
 };
 
 // An interrupt or exception to deliver before the next instruction.
@@ -85,8 +92,8 @@ class Processor {
  public:
   virtual ~Processor() = default;
 
-  // Runs guest code until an exit; at most about `instructions` of it. An exit leaves the state at an
-  // instruction boundary; whatever it waits for, the instruction starts again with the answer.
+  // Runs guest code until an exit; at most about `instructions` of it. An exit leaves the state at
+  // an instruction boundary; whatever it waits for, the instruction starts again with the answer.
   virtual Exit Run(std::uint64_t instructions) = 0;
 
   // Answers the access of the last kBus exit, or of a kTableFault exit that is a device's. The

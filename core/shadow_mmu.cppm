@@ -14,10 +14,11 @@ import pagesaw.core.page_walker;
 
 export namespace pagesaw {
 
-// What makes two shadow pages of one gfn differ: they are interchangeable iff their roles are equal.
+// What makes two shadow pages of one gfn differ: they are interchangeable iff their roles are
+// equal.
 struct ShadowRole {
   Level level = Level::kPt;
-  bool direct = false;            // computed from the gfn; no guest table behind it
+  bool direct = false;  // computed from the gfn; no guest table behind it
   bool has_4_byte_entries = false;
   std::uint8_t quadrant = 0;      // which part of a table of 4-byte entries it covers
   Rights access = Rights::All();  // AND of the rights of all levels above
@@ -26,27 +27,27 @@ struct ShadowRole {
   bool smep = false;              // SMEP; in a second stage: execute rights are split by mode
   bool smap_without_wp = false;
   bool accessed_dirty_off = false;
-  bool guest_mode = false;        // SPTEs of a guest's guest
-  bool passthrough = false;       // a root that only points one level down
-  bool invalid = false;           // zapped, but still somebody's root
+  bool guest_mode = false;   // SPTEs of a guest's guest
+  bool passthrough = false;  // a root that only points one level down
+  bool invalid = false;      // zapped, but still somebody's root
 
   constexpr bool operator==(const ShadowRole&) const = default;
 };
 
 // A tree that a processor may be given.
 struct ShadowRoot {
-  Hpa table;
+  Hpa table = {};
   Level level = Level::kPml4;
 };
 
 // A fault that the processor took on SPTEs.
 struct MmuFault {
-  InputAddress address;  // in the input space of the shadow MMU's tables
+  InputAddress address = {};  // in the input space of the shadow MMU's tables
   Access access = Access::Read(Privilege::kSupervisor);
   Stage stage = Stage::kFinal;
   bool malformed = false;  // the SPTE met was malformed: how MMIO is marked
   bool present = false;    // every SPTE of the walk was present
-  Gva linear;              // the linear address behind it
+  Gva linear = {};         // the linear address behind it
 };
 
 // What became of a fault.
@@ -63,16 +64,16 @@ enum class FaultOutcome : std::uint8_t {
 
 struct FaultResolution {
   FaultOutcome outcome = FaultOutcome::kRetry;
-  Gpa gpa;                // what the faulting address is in guest physical space
-  WalkFault guest_fault;  // kGuestFault only
+  Gpa gpa = {};                // what the faulting address is in guest physical space
+  WalkFault guest_fault = {};  // kGuestFault only
 };
 
 // One shadow page, for people.
 struct ShadowPageInfo {
   std::uint64_t id = 0;  // unique in the VM, ascending by creation; never reused
-  Hpa table;
-  Gfn gfn;               // of the guest table shadowed; if direct, the first frame mapped
-  ShadowRole role;
+  Hpa table = {};
+  Gfn gfn = {};  // of the guest table shadowed; if direct, the first frame mapped
+  ShadowRole role = {};
   unsigned present_count = 0;  // SPTEs present
   unsigned parent_count = 0;   // SPTEs that point to it
   unsigned root_count = 0;     // vCPUs that have it as a root
@@ -81,8 +82,8 @@ struct ShadowPageInfo {
 
 // One root, for people.
 struct RootInfo {
-  ShadowRoot root;
-  ShadowRole role;
+  ShadowRoot root = {};
+  ShadowRole role = {};
   std::uint64_t root_register = 0;  // the guest's CR3 or like that it belongs to; 0 if direct
   bool current = false;
 };

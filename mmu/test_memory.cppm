@@ -1,0 +1,86 @@
+// Guest memory for tests: slots of ordinary memory, entries written and read by address.
+module;
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <vector>
+export module pagesaw.mmu.test_memory;
+
+import pagesaw.core.address;
+import pagesaw.core.guest_memory;
+
+export namespace pagesaw {
+
+class TestMemory final : public GuestMemory {
+ public:
+  TestMemory() = default;
+  // One slot of `bytes` bytes from address 0.
+  explicit TestMemory(std::uint64_t bytes) { AddSlot(Gpa(0), bytes); }
+
+  // Adds zeroed memory whose host address is aligned like `alignment`; returns the slot.
+  const MemorySlot& AddSlot(Gpa first, std::uint64_t bytes, bool read_only = false,
+                            std::uint64_t alignment = 2u << 20) {
+    auto* host = static_cast<std::byte*>(std::aligned_alloc(alignment, RoundUp(bytes, alignment)));
+    std::memset(host, 0, bytes);
+    blocks_.emplace_back(host);
+    return AddSlotOver(first, bytes, host, read_only);
+  }
+
+  // Adds a slot over memory of the caller's.
+  const MemorySlot& AddSlotOver(Gpa first, std::uint64_t bytes, std::byte* host,
+                                bool read_only = false) {
+    slots_.push_back({.id = next_id_++,
+                      .first = GfnOf(first),
+                      .page_count = bytes / kPageBytes,
+                      .host = host,
+                      .read_only = read_only});
+    active_.push_back(&slots_.back());
+    return slots_.back();
+  }
+
+  // Removes the slot that holds `gfn`; its memory stays until the end.
+  void RemoveSlot(Gfn gfn) {
+    std::erase_if(active_, [gfn](const MemorySlot* slot) { return slot->Contains(gfn); });
+  }
+
+  const MemorySlot* Find(Gfn gfn) const override {
+    for (const MemorySlot* slot : active_) {
+      if (slot->Contains(gfn)) return slot;
+    }
+    return nullptr;
+  }
+  std::vector<MemorySlot> Slots() const override {
+    std::vector<MemorySlot> result;
+    for (const MemorySlot* slot : active_) result.push_back(*slot);
+    return result;
+  }
+
+  template <typename T>
+  void Write(Gpa at, T value) {
+    std::memcpy(Find(GfnOf(at))->HostOf(at), &value, sizeof(value));
+  }
+  template <typename T>
+  T Read(Gpa at) const {
+    T value;
+    std::memcpy(&value, Find(GfnOf(at))->HostOf(at), sizeof(value));
+    return value;
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* block) const { std::free(block); }
+  };
+  static std::uint64_t RoundUp(std::uint64_t bytes, std::uint64_t to) {
+    return (bytes + to - 1) / to * to;
+  }
+
+  std::vector<std::unique_ptr<std::byte, Free>> blocks_;
+  std::deque<MemorySlot> slots_;
+  std::vector<const MemorySlot*> active_;
+  std::uint32_t next_id_ = 0;
+};
+
+}  // namespace pagesaw
