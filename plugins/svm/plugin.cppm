@@ -1,0 +1,37 @@
+// The `svm` plugin: what SVM adds to a processor, and NPT as the format of second-stage tables.
+module;
+#include <cstdint>
+#include <memory>
+#include <string_view>
+export module pagesaw.plugins.svm.plugin;
+
+import pagesaw.core.page_format;
+import pagesaw.core.plugin;
+import pagesaw.core.processor;
+import pagesaw.core.virt_extension;
+
+export namespace pagesaw::svm {
+
+class SvmExtension final : public VirtExtension {
+ public:
+  std::string_view name() const override { return "svm"; }
+  std::string_view vendor() const override { return "amd"; }
+  std::string_view cpuid_vendor() const override { return "AuthenticAMD"; }
+
+  // A nested page fault with its EXITINFO1.
+  ExitDescription Describe(const TableFault& fault, const PageFormat& format) const override;
+  // Nothing yet: a guest is not offered SVM.
+  void AdjustCpuid(std::uint32_t leaf, std::uint32_t subleaf, CpuidResult& result) const override;
+  void AdjustPagingFeatures(bool& root_bit8_reserved, std::uint8_t& pse36_bits,
+                            unsigned physical_bits) const override;
+};
+
+class SvmPlugin final : public Plugin {
+ public:
+  std::string_view name() const override { return "svm"; }
+  [[nodiscard]] RegistrationResult Register(PluginRegistry& registry) override;
+};
+
+std::unique_ptr<Plugin> MakeSvmPlugin();
+
+}  // namespace pagesaw::svm

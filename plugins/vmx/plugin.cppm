@@ -1,0 +1,37 @@
+// The `vmx` plugin: what VMX adds to a processor, and EPT as the format of second-stage tables.
+module;
+#include <cstdint>
+#include <memory>
+#include <string_view>
+export module pagesaw.plugins.vmx.plugin;
+
+import pagesaw.core.page_format;
+import pagesaw.core.plugin;
+import pagesaw.core.processor;
+import pagesaw.core.virt_extension;
+
+export namespace pagesaw::vmx {
+
+class VmxExtension final : public VirtExtension {
+ public:
+  std::string_view name() const override { return "vmx"; }
+  std::string_view vendor() const override { return "intel"; }
+  std::string_view cpuid_vendor() const override { return "GenuineIntel"; }
+
+  // An EPT violation with its exit qualification, or an EPT misconfiguration.
+  ExitDescription Describe(const TableFault& fault, const PageFormat& format) const override;
+  // Nothing yet: a guest is not offered VMX.
+  void AdjustCpuid(std::uint32_t leaf, std::uint32_t subleaf, CpuidResult& result) const override;
+  void AdjustPagingFeatures(bool& root_bit8_reserved, std::uint8_t& pse36_bits,
+                            unsigned physical_bits) const override;
+};
+
+class VmxPlugin final : public Plugin {
+ public:
+  std::string_view name() const override { return "vmx"; }
+  [[nodiscard]] RegistrationResult Register(PluginRegistry& registry) override;
+};
+
+std::unique_ptr<Plugin> MakeVmxPlugin();
+
+}  // namespace pagesaw::vmx
