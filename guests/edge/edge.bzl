@@ -1,0 +1,46 @@
+"""The edge guests: what a hostile or unlucky guest does."""
+
+load("//guests:guest.bzl", "guest_image")
+
+EDGE_GUESTS = [
+    "atomic_mmio",
+    "bad_root",
+    "bad_stack",
+    "cli_halt",
+    "cli_loop",
+    "console_flood",
+    "cross_ram_end",
+    "exit_value",
+    "garbage",
+    "garbage_random",
+    "jump_to_mmio",
+    "jump_to_nowhere",
+    "random_ports",
+    "real_mode",
+    "rep_out",
+    "rep_wrap",
+    "ring3",
+    "self_modifying",
+    "table_in_mmio",
+    "triple_fault",
+]
+
+# These have an entry of their own and stay in 32-bit mode until they choose otherwise.
+_WITHOUT_BOOT = ["real_mode"]
+
+def edge_guests(name):
+    """A guest for each of EDGE_GUESTS.
+
+    Args:
+      name: a filegroup of all images and of the sources, whose headers say what to expect.
+    """
+    for guest in EDGE_GUESTS:
+        guest_image(
+            name = guest,
+            srcs = [guest + ".S"] + ([] if guest in _WITHOUT_BOOT else ["//guests:support/boot.S"]),
+            hdrs = ["edge.h", "//guests:support/selectors.h"],
+        )
+    native.filegroup(
+        name = name,
+        srcs = EDGE_GUESTS + [guest + ".S" for guest in EDGE_GUESTS],
+    )

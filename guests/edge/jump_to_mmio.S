@@ -1,0 +1,7 @@
+// Jumps to an address where a device is, not memory.
+// expect: stops
+#include "guests/edge/edge.h"
+        .globl GuestMain
+GuestMain:
+        movl $0xfee00000, %eax
+        jmp *%rax

@@ -1,0 +1,7 @@
+// Jumps to a physical address behind which nothing is.
+// expect: stops
+#include "guests/edge/edge.h"
+        .globl GuestMain
+GuestMain:
+        movl $0xe0000000, %eax
+        jmp *%rax

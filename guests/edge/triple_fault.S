@@ -1,0 +1,11 @@
+// Takes an exception with an empty IDT: double fault, then shutdown.
+// expect: shutdown
+#include "guests/edge/edge.h"
+        .globl GuestMain
+GuestMain:
+        lidt empty
+        int3
+        exit 1
+        .data
+empty:  .word 0
+        .quad 0
