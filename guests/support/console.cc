@@ -5,7 +5,7 @@
 namespace guest {
 namespace {
 
-// [16550 UART] "Register Descriptions": THR, LCR and LSR from the base port.
+// [ns/16550d] "PC16550D UART with FIFOs": THR, LCR and LSR from the base port.
 constexpr uint16_t kBase = 0x3f8;
 constexpr uint16_t kLineControl = kBase + 3;
 constexpr uint16_t kLineStatus = kBase + 5;
