@@ -11,7 +11,6 @@ import pagesaw.core.guest_memory;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
-import pagesaw.mmu.walk;
 
 export namespace pagesaw {
 
@@ -37,14 +36,8 @@ class CpuWalker final : public PageWalker {
   WalkResult Inspect(InputAddress address, Access access, WalkTrace* trace) const override;
 
  private:
-  template <bool kUpdating>
-  WalkResult WalkMode(InputAddress address, Access access, WalkTrace* trace) const;
-  template <bool kUpdating>
-  WalkResult WalkPae(WalkRequest request, WalkTrace* trace) const;
-
   const GuestMemory* memory_;
   PagingState state_;
-  PagingMode mode_ = PagingMode::kNone;
   PageFormat format_;
 };
 
