@@ -1,0 +1,197 @@
+module;
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+module pagesaw.mmu.direct_mmu;
+
+import pagesaw.mmu.spte;
+import pagesaw.mmu.walk;
+
+namespace pagesaw {
+namespace {
+
+ShadowRole RootRole(const PageFormat& format, Level level) {
+  const bool split = format.layout.splits_execute() || format.user_pages_refuse_supervisor_fetch;
+  const Rights access = format.user_pages_refuse_supervisor_fetch
+                            ? Rights::All().Without(Rights::kUser)
+                            : Rights::All();
+  return {.level = level, .direct = true, .access = access, .smep = split};
+}
+
+void Increment(std::atomic<std::uint64_t>& counter) {
+  counter.fetch_add(1, std::memory_order_relaxed);
+}
+
+void CountOutcome(FaultCounters& counters, FaultOutcome outcome) {
+  switch (outcome) {
+    case FaultOutcome::kFixed:
+      return Increment(counters.fixed);
+    case FaultOutcome::kSpurious:
+      return Increment(counters.spurious);
+    case FaultOutcome::kMmio:
+      return Increment(counters.mmio);
+    case FaultOutcome::kGuestFault:
+      return Increment(counters.guest);
+    case FaultOutcome::kRetry:
+    case FaultOutcome::kWriteProtected:
+    case FaultOutcome::kAttributeViolation:
+    case FaultOutcome::kOutOfMemory:
+      return;
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<DirectMmu> DirectMmu::Make(ShadowPages& pages, const GuestMemory& memory,
+                                           const PageWalker& cpu_walk, Level root_level) {
+  const ShadowRole role = RootRole(pages.codec().format(), root_level);
+  ShadowPages::Lock lock = pages.Acquire();
+  ShadowPage* root = pages.AcquireRoot(role);
+  if (root == nullptr) return nullptr;
+  lock.unlock();
+  return std::unique_ptr<DirectMmu>(new DirectMmu(pages, memory, cpu_walk, role, root));
+}
+
+DirectMmu::DirectMmu(ShadowPages& pages, const GuestMemory& memory, const PageWalker& walker,
+                     const ShadowRole& role, ShadowPage* root)
+    : pages_(pages), memory_(memory), walker_(walker), role_(role), root_(root) {}
+
+DirectMmu::~DirectMmu() {
+  ShadowPages::Lock lock = pages_.Acquire();
+  pages_.ReleaseRoot(lock, root_);
+}
+
+bool DirectMmu::Reaches(Gpa gpa) const { return gpa.bits() >> LevelShift(Above(role_.level)) == 0; }
+
+FaultResolution DirectMmu::HandleFault(const MmuFault& fault) {
+  Increment(pages_.counters().faults);
+  const Gpa gpa(fault.address.bits());
+  FaultOutcome outcome = FaultOutcome::kMmio;
+  if (Reaches(gpa)) {
+    if (const std::optional<FaultOutcome> known = ResolveUnlocked(gpa, fault.access)) {
+      outcome = *known;
+    } else {
+      ShadowPages::Lock lock = pages_.Acquire();
+      outcome = Map(lock, gpa, fault.access);
+      pages_.Commit(lock);
+    }
+  }
+  CountOutcome(pages_.counters(), outcome);
+  return {.outcome = outcome, .gpa = gpa};
+}
+
+// What the SPTEs as they are say already. Without the lock a table may be freed under us and become
+// another page's: a leaf found there at worst makes the guest fault again, and an MMIO SPTE says
+// whose it is.
+std::optional<FaultOutcome> DirectMmu::ResolveUnlocked(Gpa gpa, Access access) const {
+  const SpteCodec& codec = pages_.codec();
+  const std::uint64_t* table = root_->sptes;
+  for (Level level = role_.level;; level = Below(level)) {
+    const std::uint64_t spte = ShadowPages::Load(&table[IndexAt(gpa, level)]);
+    if (codec.IsLiveLeaf(spte, level)) {
+      if (codec.Allows(spte, access)) return FaultOutcome::kSpurious;
+      return std::nullopt;
+    }
+    if (!SpteCodec::IsLive(spte)) {
+      const std::optional<MmioSpte> mmio = codec.DecodeMmio(spte);
+      if (mmio && mmio->gfn == GfnOf(gpa) && mmio->generation == pages_.generation()) {
+        return FaultOutcome::kMmio;
+      }
+      return std::nullopt;
+    }
+    if (level == Level::kPt) return std::nullopt;
+    table = reinterpret_cast<const std::uint64_t*>(codec.Target(spte).bits());
+  }
+}
+
+// The slots are looked at under the MMU lock: whoever changes them zaps afterwards, under that
+// lock, what was made from the old ones.
+FaultOutcome DirectMmu::Map(ShadowPages::Lock& lock, Gpa gpa, Access access) {
+  if (!pages_.EnsureRoom(lock)) return FaultOutcome::kRetry;
+  const MemorySlot* slot = memory_.Find(GfnOf(gpa));
+  if (slot == nullptr) return MarkMmio(gpa);
+  if (slot->read_only && access.is_write()) return FaultOutcome::kMmio;
+  return MapMemory(*slot, gpa);
+}
+
+// The largest page around `gpa` that lies in the slot and is aligned in guest and host memory.
+Level DirectMmu::LevelFor(const MemorySlot& slot, Gpa gpa) const {
+  for (Level level = Level::kPdpt; level != Level::kPt; level = Below(level)) {
+    if (Number(level) > Number(role_.level) || !pages_.codec().HasLeavesAt(level)) continue;
+    const Gfn first = GfnOf(AlignDown(gpa, level));
+    const std::uint64_t frames = LevelBytes(level) / kPageBytes;
+    const bool inside = first >= slot.first && slot.page_count >= frames &&
+                        first.number - slot.first.number <= slot.page_count - frames;
+    if (!inside) continue;
+    const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(GpaOf(first)));
+    if ((host & (LevelBytes(level) - 1)) == 0) return level;
+  }
+  return Level::kPt;
+}
+
+// The table at `level` for `gpa`, linked from the root; null if there is no memory for it. A larger
+// leaf in the way goes.
+ShadowPage* DirectMmu::Descend(Gpa gpa, Level level) {
+  const SpteCodec& codec = pages_.codec();
+  ShadowPage* page = root_;
+  while (page->role.level != level) {
+    const unsigned index = IndexAt(gpa, page->role.level);
+    const std::uint64_t spte = ShadowPages::Load(&page->sptes[index]);
+    if (codec.IsLink(spte, page->role.level)) {
+      page = ShadowPages::PageAt(codec.Target(spte));
+      continue;
+    }
+    ShadowRole role = role_;
+    role.level = Below(page->role.level);
+    ShadowPage* child = pages_.Make(GfnOf(AlignDown(gpa, page->role.level)), role);
+    if (child == nullptr) return nullptr;
+    pages_.Link(*page, index, *child);
+    page = child;
+  }
+  return page;
+}
+
+FaultOutcome DirectMmu::MapMemory(const MemorySlot& slot, Gpa gpa) {
+  const Level level = LevelFor(slot, gpa);
+  ShadowPage* page = Descend(gpa, level);
+  if (page == nullptr) return FaultOutcome::kOutOfMemory;
+  const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
+  const std::uint64_t spte =
+      pages_.codec().Leaf({.page = Hpa(host), .level = level, .host_writable = !slot.read_only});
+  const unsigned index = IndexAt(gpa, level);
+  // Another vCPU may have been here first.
+  if (ShadowPages::Load(&page->sptes[index]) == spte) return FaultOutcome::kSpurious;
+  pages_.Set(*page, index, spte);
+  return FaultOutcome::kFixed;
+}
+
+FaultOutcome DirectMmu::MarkMmio(Gpa gpa) {
+  const std::uint64_t marker =
+      pages_.codec().Mmio({.gfn = GfnOf(gpa), .generation = pages_.generation()});
+  if (marker == 0) return FaultOutcome::kMmio;
+  // Without room for the marker the next access comes here again.
+  if (ShadowPage* page = Descend(gpa, Level::kPt)) {
+    pages_.Set(*page, IndexAt(gpa, Level::kPt), marker);
+  }
+  return FaultOutcome::kMmio;
+}
+
+WalkResult DirectMmu::Inspect(InputAddress address, Access access, WalkTrace* trace) const {
+  const WalkRequest request = {.table = OutputAddress(root_->table().bits()),
+                               .level = role_.level,
+                               .address = address,
+                               .access = access};
+  HostTableSpace<false> space;
+  const ShadowPages::Lock lock = pages_.Acquire();
+  return WalkTables<AnyLayout>(format(), request, space, trace);
+}
+
+std::vector<RootInfo> DirectMmu::Roots() const {
+  return {
+      {.root = {.table = root_->table(), .level = role_.level}, .role = role_, .current = true}};
+}
+
+}  // namespace pagesaw

@@ -1,0 +1,314 @@
+module;
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+module pagesaw.mmu.shadow_pages;
+
+namespace pagesaw {
+namespace {
+
+// A fault makes at most this many pages: one for each level below a root of five.
+constexpr std::size_t kRoomForFault = kMaxLevels;
+// How many pages are zapped at a time when there is no room.
+constexpr std::size_t kReclaimBatch = 32;
+
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+constexpr std::size_t kPagesPerChunk = kChunkBytes / kPageBytes;
+// The first pages of a chunk hold the records of the others.
+constexpr std::size_t kRecordPages =
+    (kPagesPerChunk * sizeof(ShadowPage) + kPageBytes - 1) / kPageBytes;
+static_assert(kRecordPages < kPagesPerChunk / 16, "records must stay small beside tables");
+
+ShadowPage* RecordOf(std::uintptr_t table) {
+  const std::uintptr_t chunk = table & ~(kChunkBytes - 1);
+  return reinterpret_cast<ShadowPage*>(chunk) + (table - chunk) / kPageBytes;
+}
+
+// A page that is taken again may be under the eyes of a lock-free reader: no plain stores.
+void Clear(std::uint64_t* sptes) {
+  for (unsigned i = 0; i < kSptesPerPage; ++i) {
+    std::atomic_ref(sptes[i]).store(0, std::memory_order_relaxed);
+  }
+}
+
+}  // namespace
+
+// Tables and their records, in chunks that are kept until the end: a reader without a lock may hold
+// the address of a table that has been freed, and then reads zeroes or SPTEs of another page.
+class ShadowPages::Arena {
+ public:
+  Arena() = default;
+  ~Arena() {
+    for (std::byte* chunk : chunks_) munmap(chunk, kChunkBytes);
+  }
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  // A record with an empty table, or null.
+  ShadowPage* Take() {
+    if (free_ != nullptr) {
+      ShadowPage* page = std::exchange(free_, free_->next_zapped);
+      page->next_zapped = nullptr;
+      return page;
+    }
+    if (next_ == kPagesPerChunk && !AddChunk()) return nullptr;
+    std::byte* table = chunks_.back() + kPageBytes * next_++;
+    auto* sptes = reinterpret_cast<std::uint64_t*>(table);
+    return new (RecordOf(reinterpret_cast<std::uintptr_t>(table))) ShadowPage{.sptes = sptes};
+  }
+
+  void Give(ShadowPage* page) {
+    std::uint64_t* sptes = page->sptes;
+    Clear(sptes);
+    *page = ShadowPage{.sptes = sptes, .next_zapped = free_};
+    free_ = page;
+  }
+
+ private:
+  bool AddChunk() {
+    chunks_.reserve(chunks_.size() + 1);
+    // Twice as much as needed holds an aligned chunk.
+    void* mapped = mmap(nullptr, 2 * kChunkBytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED) return false;
+    auto* start = static_cast<std::byte*>(mapped);
+    const std::size_t before = -reinterpret_cast<std::uintptr_t>(start) & (kChunkBytes - 1);
+    if (before != 0) munmap(start, before);
+    std::byte* chunk = start + before;
+    munmap(chunk + kChunkBytes, kChunkBytes - before);
+    chunks_.push_back(chunk);
+    next_ = kRecordPages;
+    return true;
+  }
+
+  std::vector<std::byte*> chunks_;
+  std::size_t next_ = kPagesPerChunk;  // the first page of the last chunk that was never used
+  ShadowPage* free_ = nullptr;
+};
+
+ShadowPages::ShadowPages(const SpteCodec& codec, TlbFlusher& flusher, std::size_t limit)
+    : codec_(codec),
+      flusher_(flusher),
+      limit_(std::max(limit, 4 * kRoomForFault)),
+      arena_(std::make_unique<Arena>()) {}
+
+ShadowPages::~ShadowPages() = default;
+
+ShadowPage* ShadowPages::PageAt(Hpa table) { return RecordOf(table.bits()); }
+
+ShadowPage* ShadowPages::Make(Gfn gfn, const ShadowRole& role) {
+  if (page_count_ >= limit_) return nullptr;
+  ShadowPage* page = arena_->Take();
+  if (page == nullptr) return nullptr;
+  page->gfn = gfn;
+  page->role = role;
+  page->id = ++last_id_;
+  page->older = newest_;
+  (newest_ != nullptr ? newest_->newer : oldest_) = page;
+  newest_ = page;
+  ++page_count_;
+  ++statistics_.shadow_pages;
+  ++statistics_.shadow_pages_made;
+  return page;
+}
+
+ShadowPage* ShadowPages::AcquireRoot(const ShadowRole& role) {
+  for (ShadowPage* root : roots_) {
+    if (root->role == role) {
+      ++root->root_count;
+      return root;
+    }
+  }
+  ShadowPage* root = Make(Gfn{0}, role);
+  if (root == nullptr) return nullptr;
+  root->root_count = 1;
+  roots_.push_back(root);
+  return root;
+}
+
+void ShadowPages::ReleaseRoot(Lock& lock, ShadowPage* root) {
+  if (--root->root_count != 0) return;
+  std::erase(roots_, root);
+  Zap(*root);
+  Commit(lock);
+}
+
+// Keeps the statistics when an SPTE comes (`change` is 1) or goes (-1).
+void ShadowPages::Count(std::uint64_t spte, Level level, std::uint64_t change) {
+  if (codec_.IsMmio(spte)) statistics_.mmio_sptes += change;
+  if (!codec_.IsLiveLeaf(spte, level)) return;
+  if (level == Level::kPt) statistics_.pages_4k += change;
+  if (level == Level::kPd) statistics_.pages_2m += change;
+  if (level == Level::kPdpt) statistics_.pages_1g += change;
+}
+
+void ShadowPages::Set(ShadowPage& page, unsigned index, std::uint64_t spte) {
+  const Level level = page.role.level;
+  const std::uint64_t old =
+      std::atomic_ref(page.sptes[index]).exchange(spte, std::memory_order_acq_rel);
+  Count(old, level, ~std::uint64_t{0});
+  Count(spte, level, 1);
+  if (SpteCodec::IsLive(spte)) ++page.present_count;
+  if (!SpteCodec::IsLive(old)) return;
+  --page.present_count;
+  flush_needed_ = true;
+  if (codec_.IsLink(old, level)) {
+    Zap(*PageAt(codec_.Target(old)));
+  } else {
+    ++statistics_.zaps;
+  }
+}
+
+void ShadowPages::Link(ShadowPage& page, unsigned index, ShadowPage& child) {
+  Set(page, index, codec_.Link(child.table()));
+  child.parent = &page.sptes[index];
+}
+
+// Takes `page`, whose link is gone, and everything below out of the trees. The tables are not used
+// again until every processor has forgotten them.
+void ShadowPages::Zap(ShadowPage& page) {
+  for (unsigned i = 0; i < kSptesPerPage; ++i) {
+    if (Load(&page.sptes[i]) != 0) Set(page, i, 0);
+  }
+  (page.older != nullptr ? page.older->newer : oldest_) = page.newer;
+  (page.newer != nullptr ? page.newer->older : newest_) = page.older;
+  page.role.invalid = true;
+  page.parent = nullptr;
+  page.next_zapped = zapped_;
+  zapped_ = &page;
+  flush_needed_ = true;
+  --statistics_.shadow_pages;
+  ++statistics_.zaps;
+}
+
+// Drops what maps frames `first` to `last` below `page`.
+void ShadowPages::ZapRange(ShadowPage& page, Gfn first, std::uint64_t last) {
+  const Level level = page.role.level;
+  const std::uint64_t frames = LevelBytes(level) / kPageBytes;
+  const std::uint64_t start = page.gfn.number;
+  const std::uint64_t end = start + frames * kSptesPerPage - 1;
+  if (last < start || first.number > end) return;
+  const std::uint64_t from = (std::max(first.number, start) - start) / frames;
+  const std::uint64_t to = (std::min(last, end) - start) / frames;
+  for (std::uint64_t i = from; i <= to; ++i) {
+    const std::uint64_t spte = Load(&page.sptes[i]);
+    if (spte == 0) continue;
+    const std::uint64_t entry_first = start + i * frames;
+    const bool whole = first.number <= entry_first && entry_first + frames - 1 <= last;
+    if (!whole && codec_.IsLink(spte, level)) {
+      ZapRange(*PageAt(codec_.Target(spte)), first, last);
+    } else {
+      Set(page, static_cast<unsigned>(i), 0);
+    }
+  }
+}
+
+void ShadowPages::NewGeneration() {
+  const auto next = static_cast<std::uint16_t>(generation() + 1);
+  generation_.store(next, std::memory_order_release);
+  if (next != 0) return;
+  // The numbers begin again: markers of long ago must not come back to life.
+  for (ShadowPage* root : roots_) ZapRange(*root, Gfn{0}, ~std::uint64_t{0});
+}
+
+void ShadowPages::SlotsChanged(Gfn first, std::uint64_t count) {
+  if (count == 0) return;
+  Lock lock = Acquire();
+  NewGeneration();
+  const std::uint64_t last = first.number + (count - 1);
+  for (ShadowPage* root : roots_) ZapRange(*root, first, std::max(last, first.number));
+  Commit(lock);
+}
+
+void ShadowPages::AllSlotsChanged() { SlotsChanged(Gfn{0}, ~std::uint64_t{0}); }
+
+void ShadowPages::Unlink(ShadowPage& page) {
+  ShadowPage& parent = *PageAt(Hpa(reinterpret_cast<std::uintptr_t>(page.parent)));
+  Set(parent, static_cast<unsigned>(page.parent - parent.sptes), 0);
+}
+
+// Tables at the bottom of their tree go first, so that old upper tables do not take everything
+// away.
+std::size_t ShadowPages::ZapOldest(std::size_t count) {
+  std::size_t zapped = 0;
+  ShadowPage* top = nullptr;
+  for (ShadowPage* page = oldest_; page != nullptr && zapped < count;) {
+    ShadowPage* newer = page->newer;
+    if (page->parent != nullptr) {
+      if (page->role.level == Level::kPt || page->present_count == 0) {
+        Unlink(*page);
+        ++zapped;
+      } else if (top == nullptr) {
+        top = page;
+      }
+    }
+    page = newer;
+  }
+  if (zapped == 0 && top != nullptr) {
+    Unlink(*top);
+    ++zapped;
+  }
+  return zapped;
+}
+
+bool ShadowPages::EnsureRoom(Lock& lock) {
+  if (page_count_ + kRoomForFault <= limit_) return true;
+  ZapOldest(std::min(kReclaimBatch, limit_ / 2));
+  Commit(lock);
+  return page_count_ + kRoomForFault <= limit_;
+}
+
+void ShadowPages::Commit(Lock& lock) {
+  if (!flush_needed_) return;
+  flush_needed_ = false;
+  ShadowPage* zapped = std::exchange(zapped_, nullptr);
+  ++statistics_.remote_flushes;
+  lock.unlock();
+  flusher_.FlushAll();
+  lock.lock();
+  while (zapped != nullptr) {
+    arena_->Give(std::exchange(zapped, zapped->next_zapped));
+    --page_count_;
+  }
+}
+
+MmuStatistics ShadowPages::Statistics() const {
+  const auto read = [](const std::atomic<std::uint64_t>& n) {
+    return n.load(std::memory_order_relaxed);
+  };
+  const Lock lock = Acquire();
+  MmuStatistics result = statistics_;
+  result.faults = read(counters_.faults);
+  result.faults_fixed = read(counters_.fixed);
+  result.faults_spurious = read(counters_.spurious);
+  result.faults_mmio = read(counters_.mmio);
+  result.faults_guest = read(counters_.guest);
+  return result;
+}
+
+std::vector<ShadowPageInfo> ShadowPages::List(std::uint64_t after, std::size_t count) const {
+  std::vector<ShadowPageInfo> result;
+  const Lock lock = Acquire();
+  for (const ShadowPage* page = oldest_; page != nullptr && result.size() < count;
+       page = page->newer) {
+    if (page->id <= after) continue;
+    result.push_back({.id = page->id,
+                      .table = page->table(),
+                      .gfn = page->gfn,
+                      .role = page->role,
+                      .present_count = page->present_count,
+                      .parent_count = page->parent != nullptr ? 1u : 0,
+                      .root_count = page->root_count});
+  }
+  return result;
+}
+
+}  // namespace pagesaw

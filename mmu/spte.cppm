@@ -1,0 +1,101 @@
+// What SPTEs look like: the entries of the tables that Pagesaw builds, in any format. Beside what
+// the format says, they carry bits of our own, and addresses without memory are marked by SPTEs
+// that are malformed on purpose.
+module;
+#include <cstdint>
+#include <optional>
+export module pagesaw.mmu.spte;
+
+import pagesaw.core.access;
+import pagesaw.core.address;
+import pagesaw.core.page_format;
+
+export namespace pagesaw {
+
+// Software bits. Every format ignores bit 11 and bits 56:52, whatever its controls say; bits 62:59
+// may be a protection key.
+//
+// The SPTE is live: a leaf or a link that counts. An MMIO SPTE is not, though a processor finds it
+// present.
+inline constexpr std::uint64_t kSpteMmuPresent = std::uint64_t{1} << 11;
+// The memory behind a leaf may be written by the guest at all: its slot is not read-only.
+inline constexpr std::uint64_t kSpteHostWritable = std::uint64_t{1} << 52;
+// The MMU has no reason of its own to refuse writes: the page is no table that is being watched. A
+// leaf with this bit and without the write right may be given that right without any lock.
+inline constexpr std::uint64_t kSpteMmuWritable = std::uint64_t{1} << 53;
+
+inline constexpr std::uint64_t kSpteSoftwareBits =
+    kSpteMmuPresent | kSpteHostWritable | kSpteMmuWritable;
+static_assert((kSpteMmuPresent ^ kSpteHostWritable ^ kSpteMmuWritable) == kSpteSoftwareBits);
+
+// An SPTE for an address without memory, so that the next access there is known at once for a
+// device access.
+struct MmioSpte {
+  Gfn gfn = {};
+  bool write = true;  // what the guest's own tables grant
+  bool user = true;
+  std::uint16_t generation = 0;  // of the slots: it counts while they are as they were
+
+  bool operator==(const MmioSpte&) const = default;
+};
+
+// What a leaf SPTE is made from.
+struct LeafSpte {
+  Hpa page = {};
+  Level level = Level::kPt;
+  Rights rights = Rights::All();
+  bool host_writable = true;
+  bool mmu_writable = true;
+  bool dirty = true;  // false: a first write has to be seen
+};
+
+// Encodes and decodes the SPTEs of one format. A value that may be shared.
+class SpteCodec {
+ public:
+  explicit SpteCodec(const PageFormat& format);
+
+  const PageFormat& format() const { return format_; }
+
+  // A link to the table at `table`; it grants every right.
+  std::uint64_t Link(Hpa table) const;
+  // A leaf that grants no more than `leaf.rights`, and those if `CanExpress`. Writing is granted
+  // only if host and MMU have nothing against it. 0 if nothing can be granted.
+  std::uint64_t Leaf(const LeafSpte& leaf) const;
+  // The marker of an address without memory, or 0 if the format has no room for one.
+  std::uint64_t Mmio(const MmioSpte& mmio) const;
+  std::optional<MmioSpte> DecodeMmio(std::uint64_t spte) const;
+
+  // Whether leaves of this format can grant exactly `rights`.
+  bool CanExpress(Rights rights) const;
+  // Whether the format has leaves at `level`.
+  bool HasLeavesAt(Level level) const;
+
+  static constexpr bool IsLive(std::uint64_t spte) { return (spte & kSpteMmuPresent) != 0; }
+  constexpr bool IsLiveLeaf(std::uint64_t spte, Level level) const {
+    return IsLive(spte) && format_.IsLeaf(spte, level);
+  }
+  constexpr bool IsLink(std::uint64_t spte, Level level) const {
+    return IsLive(spte) && !format_.IsLeaf(spte, level);
+  }
+  constexpr bool IsMmio(std::uint64_t spte) const {
+    return !IsLive(spte) && mmio_mask_ != 0 && (spte & mmio_mask_) == mmio_value_;
+  }
+  // Where a link or a leaf points.
+  constexpr Hpa Target(std::uint64_t spte) const { return Hpa(spte & format_.layout.address); }
+  // Whether a live leaf grants `access`. Links grant everything.
+  constexpr bool Allows(std::uint64_t leaf, Access access) const {
+    return !format_.PermissionFault(format_.RightsOf(leaf), access);
+  }
+
+ private:
+  std::uint64_t RightsBits(Rights rights) const;
+  std::uint64_t ExplicitRightsBits(Rights rights) const;
+  std::uint64_t LegacyRightsBits(Rights rights) const;
+  void ChooseMmioMarker();
+
+  PageFormat format_;
+  std::uint64_t mmio_mask_ = 0;  // 0: no marker
+  std::uint64_t mmio_value_ = 0;
+};
+
+}  // namespace pagesaw
