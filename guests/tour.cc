@@ -3,7 +3,7 @@
 // remapping a window again and again, so that there is something to look at from outside. With
 // `once` on its command line it exits after the tour instead: status 1 if all went well, 3 if not.
 //
-// Physical memory, in MiB: image at 1, tables 4 to 8, data 32 to 48. Needs 64 MiB.
+// Physical memory, in MiB: image at 1, tables 4 to 8, data 32 to 48. Needs 48 MiB.
 #include <stdint.h>
 
 #include "guests/support/console.h"
@@ -20,7 +20,7 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kTables = 4 * kMiB, kTablesEnd = 8 * kMiB;
 constexpr uint64_t kData = 32 * kMiB;
 constexpr uint64_t kDataPages = 4096;  // 16 MiB
-constexpr uint64_t kMemoryNeeded = 64 * kMiB;
+constexpr uint64_t kMemoryNeeded = 48 * kMiB;
 
 // Linear addresses of the windows on the data, one for each page size.
 constexpr uint64_t kSmall = 0x10'0000'0000;
