@@ -1,6 +1,6 @@
 // Atomic and 16-byte accesses to device memory.
 // expect: any
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         movl $0xfee00080, %edi          // the local APIC's task priority

@@ -1,6 +1,6 @@
 // A non-canonical stack: #SS, then #DF on the same stack, then shutdown.
 // expect: shutdown
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         set_gate 8, never

@@ -1,6 +1,6 @@
 // Halts with interrupts off: nothing can wake it.
 // expect: runs
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         cli

@@ -1,6 +1,6 @@
 // Loops with interrupts off.
 // expect: runs
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         cli

@@ -1,7 +1,7 @@
 // 64-bit mode, compatibility mode and back: far transfers, what instructions mean there, an exception
 // taken from there, and a call gate.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         set_gate 6, undefined_opcode

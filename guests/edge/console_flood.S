@@ -1,6 +1,6 @@
 // Prints as fast as it can, for ever, without looking at the port's status.
 // expect: runs
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         movw $0x3f8, %dx

@@ -1,6 +1,6 @@
 // Loads, stores and atomics that begin in the last bytes of memory and end where there is none.
 // expect: any
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         movl 8(%rdi), %eax              // mem_upper in KiB

@@ -1,6 +1,6 @@
 // A page fault whose delivery faults again: #DF with error code 0, on the stack of its IST entry.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         movq $good_stack_end, task_state + 0x24 // IST1

@@ -44,7 +44,7 @@ def edge_guests(name):
         guest_image(
             name = guest,
             srcs = [guest + ".S"] + ([] if guest in _WITHOUT_BOOT else ["//guests:support/boot.S"]),
-            hdrs = ["edge.h", "//guests:support/selectors.h"],
+            hdrs = ["edge.inc", "//guests:support/selectors.h"],
         )
     native.filegroup(
         name = name,

@@ -1,6 +1,6 @@
 // Executes bytes that are no instruction, with a handler for #UD that counts them.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         set_gate 6, skip_one

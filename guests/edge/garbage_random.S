@@ -1,6 +1,6 @@
 // Executes 64 KiB of pseudo-random bytes in ring 0, without an IDT. Anything may come of it.
 // expect: any
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         movl $buffer, %edi

@@ -1,7 +1,7 @@
 // Reads and writes 4,096 pseudo-random ports in all sizes. Left out are those that end or reset the
 // machine by design: 64h, 92h, B2h, F4h to F7h, CF9h, and 400h upwards with what firmware places there.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         movl $0x12345679, %ebx

@@ -3,7 +3,7 @@
 // expect: exit 1
 // console: real
 // console: protected
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
 #define LOW 0x8000                      // where the 16-bit code goes: 0800:0000
         .section .multiboot, "a"
         .long 0x1badb002, 0, -0x1badb002

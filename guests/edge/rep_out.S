@@ -1,6 +1,6 @@
 // One instruction that lasts: REP OUTSB with a count of 2^60. It can be interrupted between two bytes.
 // expect: runs
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         std                             // downwards and up again: stays in mapped memory for long

@@ -1,6 +1,6 @@
 // REP MOVSB with the largest count, across the end of mapped memory.
 // expect: shutdown
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         movq $-1, %rcx

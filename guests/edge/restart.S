@@ -1,7 +1,7 @@
 // Faults in the middle of instructions: what was done stays done, what was not leaves no trace, and the
 // instruction goes on where it was.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
 #define WINDOW 0x8000000000             // 4 KiB pages of our own, every other one not present
         .globl GuestMain
 GuestMain:

@@ -1,7 +1,7 @@
 // Ring 3 and back by every door: IRETQ, SYSCALL and SYSRET, an interrupt gate, and the faults of what
 // ring 3 may not do.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         // TSS with RSP0; its descriptor is in the GDT of boot.S.

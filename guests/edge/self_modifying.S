@@ -1,7 +1,7 @@
 // Code that changes itself: the next instruction, an instruction on another page, one that spans two
 // pages, and code changed through a second mapping. Each change must be seen at once.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
 #define ALIAS 0x8000000000              // second entry of the PML4: the same tables, so the same memory
         .globl GuestMain
 GuestMain:

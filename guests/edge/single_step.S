@@ -1,6 +1,6 @@
 // Single steps, breakpoints on instructions and data, INT3, and DR6 that tells which it was.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         set_gate 1, debug

@@ -1,6 +1,6 @@
 // Page-directory entries that point to device memory: a walk must not reach the device.
 // expect: any
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         movq boot_pml4, %rax

@@ -1,6 +1,6 @@
 // HLT with interrupts on, woken by the local APIC's timer, three times.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
 #define APIC 0xfee00000
         .globl GuestMain
 GuestMain:

@@ -1,7 +1,7 @@
 // What may be remembered of a translation and what must be forgotten: INVLPG, CR3, global pages, CR4.PGE,
 // large pages, accessed and dirty bits.
 // expect: exit 1
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
 #define WINDOW 0x8000000000
         .globl GuestMain
 GuestMain:

@@ -1,6 +1,6 @@
 // Takes an exception with an empty IDT: double fault, then shutdown.
 // expect: shutdown
-#include "guests/edge/edge.h"
+#include "guests/edge/edge.inc"
         .globl GuestMain
 GuestMain:
         lidt empty
