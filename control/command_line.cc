@@ -62,8 +62,7 @@ absl::Status CheckOptionUse(const CommandSpec& spec, std::string_view argument,
         absl::StrCat(Text(argument), ": unknown option", SeeHelp(spec)));
   }
   if (option->placeholder.empty() && has_value) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Text(argument), ": this option takes no value"));
+    return absl::InvalidArgumentError(absl::StrCat(Text(argument), ": this option takes no value"));
   }
   if (!option->placeholder.empty() && !has_value) {
     return absl::InvalidArgumentError(absl::StrCat("--", Text(option->name),
@@ -95,8 +94,7 @@ void AppendColumns(std::string& out, const std::vector<std::pair<std::string, st
 std::string UsageLine(const CommandSpec& spec) {
   std::string line = absl::StrCat("usage: ", Text(spec.name));
   for (const OperandSpec& operand : spec.operands) {
-    const std::string name =
-        absl::StrCat(Text(operand.name), operand.repeatable ? "..." : "");
+    const std::string name = absl::StrCat(Text(operand.name), operand.repeatable ? "..." : "");
     absl::StrAppend(&line, " ", operand.optional ? absl::StrCat("[", name, "]") : name);
   }
   if (!spec.options.empty()) absl::StrAppend(&line, " [options]");
@@ -193,7 +191,8 @@ absl::StatusOr<std::uint64_t> ParseNumber(std::string_view where, std::string_vi
 }
 
 absl::StatusOr<std::uint64_t> ParseBytes(std::string_view where, std::string_view text) {
-  constexpr std::string_view kMust = "must be a positive number of bytes, as in 4096, 64K, 512M or 2G";
+  constexpr std::string_view kMust =
+      "must be a positive number of bytes, as in 4096, 64K, 512M or 2G";
   std::string_view rest = text;
   std::uint64_t number = 0;
   if (!TakeDecimal(rest, number) || number == 0) return Refuse(where, text, kMust);
@@ -207,14 +206,14 @@ absl::StatusOr<std::uint64_t> ParseBytes(std::string_view where, std::string_vie
   } else if (!rest.empty()) {
     return Refuse(where, text, kMust);
   }
-  if (number > (UINT64_MAX >> 1) >> shift) return Refuse(where, text, "must be less than 2^63 bytes");
+  if (number > (UINT64_MAX >> 1) >> shift)
+    return Refuse(where, text, "must be less than 2^63 bytes");
   return number << shift;
 }
 
 absl::StatusOr<std::chrono::milliseconds> ParseDuration(std::string_view where,
                                                         std::string_view text) {
-  constexpr std::string_view kMust =
-      "must be a time from 1ms to 24h, as in 500ms, 60s, 5m or 1h";
+  constexpr std::string_view kMust = "must be a time from 1ms to 24h, as in 500ms, 60s, 5m or 1h";
   constexpr std::uint64_t kMaxMs = std::uint64_t{24} * 3600 * 1000;
   std::string_view rest = text;
   std::uint64_t number = 0;

@@ -1,6 +1,7 @@
-// Command lines: operands and long options, parsed strictly. An option is `--name=value` or a switch
-// `--name`; one that is given twice, is unknown or lacks its value is an error. What the values mean
-// is checked by the functions at the end, before anything starts.
+// Command lines: operands and long options, parsed strictly. An option is `--name=value` or a
+// switch
+// `--name`; one that is given twice, is unknown or lacks its value is an error. What the values
+// mean is checked by the functions at the end, before anything starts.
 module;
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>

@@ -18,12 +18,10 @@ CommandSpec Spec() {
           .summary = "Does it.",
           .operands = {{.name = "IMAGE", .help = "what to run"},
                        {.name = "COUNT", .help = "how often", .optional = true}},
-          .options = {{.name = "memory", .placeholder = "512M", .help = "guest memory"},
-                      {.name = "user", .placeholder = "", .help = "in user mode"},
-                      {.name = "plugin",
-                       .placeholder = "FILE",
-                       .help = "a plugin",
-                       .repeatable = true}},
+          .options =
+              {{.name = "memory", .placeholder = "512M", .help = "guest memory"},
+               {.name = "user", .placeholder = "", .help = "in user mode"},
+               {.name = "plugin", .placeholder = "FILE", .help = "a plugin", .repeatable = true}},
           .details = "",
           .example = "prog verb a.flat --memory=1G"};
 }
@@ -70,7 +68,9 @@ struct ErrorCase {
 };
 class CommandLineError : public testing::TestWithParam<ErrorCase> {};
 
-TEST_P(CommandLineError, NamesTheArgument) { EXPECT_EQ(ErrorOf(GetParam().arguments), GetParam().want); }
+TEST_P(CommandLineError, NamesTheArgument) {
+  EXPECT_EQ(ErrorOf(GetParam().arguments), GetParam().want);
+}
 
 INSTANTIATE_TEST_SUITE_P(
     Usage, CommandLineError,
@@ -78,9 +78,8 @@ INSTANTIATE_TEST_SUITE_P(
         ErrorCase{"Unknown", {"a", "--foo=1"}, "--foo=1: unknown option; see 'prog verb --help'"},
         ErrorCase{"Short", {"a", "-m"}, "-m: unknown option; see 'prog verb --help'"},
         ErrorCase{"Twice", {"a", "--memory=1", "--memory=2"}, "--memory: given twice"},
-        ErrorCase{"NoValue",
-                  {"a", "--memory", "1"},
-                  "--memory: needs a value, as in --memory=512M"},
+        ErrorCase{
+            "NoValue", {"a", "--memory", "1"}, "--memory: needs a value, as in --memory=512M"},
         ErrorCase{"SwitchValue", {"a", "--user=1"}, "--user=1: this option takes no value"},
         ErrorCase{"Missing", {}, "IMAGE: missing; see 'prog verb --help'"},
         ErrorCase{"TooMany", {"a", "b", "c"}, "c: one argument too many; see 'prog verb --help'"}),
@@ -115,16 +114,17 @@ TEST_P(ParseBytesOf, Text) {
   EXPECT_EQ(ParseBytes("--memory", GetParam().text).value_or(0), GetParam().want);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Sizes, ParseBytesOf,
-    testing::Values(BytesCase{"Plain", "4096", 4096}, BytesCase{"K", "64K", 65536},
-                    BytesCase{"M", "512M", std::uint64_t{512} << 20},
-                    BytesCase{"G", "2G", std::uint64_t{2} << 30}, BytesCase{"Zero", "0", 0},
-                    BytesCase{"Negative", "-1", 0}, BytesCase{"Empty", "", 0},
-                    BytesCase{"Suffix", "1T", 0}, BytesCase{"Trailing", "1Mx", 0},
-                    BytesCase{"Overflow", "8589934592G", 0},
-                    BytesCase{"Huge", "99999999999999999999", 0}),
-    [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Sizes, ParseBytesOf,
+                         testing::Values(BytesCase{"Plain", "4096", 4096},
+                                         BytesCase{"K", "64K", 65536},
+                                         BytesCase{"M", "512M", std::uint64_t{512} << 20},
+                                         BytesCase{"G", "2G", std::uint64_t{2} << 30},
+                                         BytesCase{"Zero", "0", 0}, BytesCase{"Negative", "-1", 0},
+                                         BytesCase{"Empty", "", 0}, BytesCase{"Suffix", "1T", 0},
+                                         BytesCase{"Trailing", "1Mx", 0},
+                                         BytesCase{"Overflow", "8589934592G", 0},
+                                         BytesCase{"Huge", "99999999999999999999", 0}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 TEST(ParseValue, ErrorsNameOptionAndValue) {
   EXPECT_EQ(ParseBytes("--memory", "0").status().message(),
