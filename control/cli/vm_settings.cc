@@ -1,0 +1,130 @@
+module;
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+#include <absl/strings/str_cat.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+#include "control/cli/client.h"
+module pagesaw.control.cli.commands;
+import :support;
+import :vm_settings;
+
+namespace pagesaw {
+namespace v1 = control::v1;
+namespace {
+
+constexpr std::uint64_t kPageBytes = 4096;
+constexpr std::uint64_t kMaxCpus = 4096;
+
+absl::StatusOr<std::string> FileOf(std::string_view where, const std::string& path) {
+  std::error_code error;
+  if (path.empty()) {
+    return Usage(absl::InvalidArgumentError(
+        absl::StrCat(std::string(where), "=: must be the path of a file")));
+  }
+  if (!std::filesystem::exists(path, error)) {
+    return absl::NotFoundError(absl::StrCat(path, ": there is no such file"));
+  }
+  return std::filesystem::absolute(path, error).string();
+}
+
+absl::Status SetMemory(const std::string& text, v1::VmConfig& config) {
+  const auto bytes = ParseBytes("--memory", text);
+  if (!bytes.ok()) return Usage(bytes.status());
+  if (*bytes % kPageBytes != 0) {
+    return Usage(absl::InvalidArgumentError(
+        absl::StrCat("--memory=", text, ": must be a multiple of ", kPageBytes)));
+  }
+  config.set_memory_bytes(static_cast<std::int64_t>(*bytes));
+  return absl::OkStatus();
+}
+
+absl::Status SetChoices(const ParsedCommand& parsed, v1::VmConfig& config) {
+  const auto tdp = ParseChoice("--tdp", parsed.Value("tdp", "on"), {"on", "off"});
+  if (!tdp.ok()) return Usage(tdp.status());
+  config.set_tdp(*tdp == 0 ? v1::VmConfig::TDP_ON : v1::VmConfig::TDP_OFF);
+  const auto split =
+      ParseChoice("--execute_split", parsed.Value("execute_split", "auto"), {"auto", "on", "off"});
+  if (!split.ok()) return Usage(split.status());
+  static constexpr v1::VmConfig::ExecuteSplit kSplits[] = {v1::VmConfig::EXECUTE_SPLIT_UNSPECIFIED,
+                                                           v1::VmConfig::EXECUTE_SPLIT_ON,
+                                                           v1::VmConfig::EXECUTE_SPLIT_OFF};
+  config.set_execute_split(kSplits[*split]);
+  return absl::OkStatus();
+}
+
+absl::Status SetNumbers(const ParsedCommand& parsed, v1::VmConfig& config) {
+  if (parsed.Has("memory")) {
+    if (auto status = SetMemory(parsed.Value("memory"), config); !status.ok()) return status;
+  }
+  if (parsed.Has("cpus")) {
+    const auto cpus = ParseNumber("--cpus", parsed.Value("cpus"), 1, kMaxCpus);
+    if (!cpus.ok()) return Usage(cpus.status());
+    config.set_cpu_count(static_cast<std::int32_t>(*cpus));
+  }
+  if (parsed.Has("time_limit")) {
+    const auto limit = ParseDuration("--time_limit", parsed.Value("time_limit"));
+    if (!limit.ok()) return Usage(limit.status());
+    config.set_time_limit_ms(limit->count());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::vector<OptionSpec> VmSettingOptions() {
+  return {
+      {.name = "vendor",
+       .placeholder = "intel|amd",
+       .help = "whose virtual processor, or another vendor that a plugin has; default: intel"},
+      {.name = "tdp",
+       .placeholder = "on|off",
+       .help = "second-stage tables (on) or shadow paging (off); default: on"},
+      {.name = "execute_split",
+       .placeholder = "auto|on|off",
+       .help = "tell supervisor from user execution in SPTEs (MBEC, GMET); default: auto"},
+      {.name = "memory", .placeholder = "512M", .help = "guest memory; default: 128M"},
+      {.name = "cpus", .placeholder = "1", .help = "vCPUs; default: 1"},
+      {.name = "cmdline", .placeholder = "TEXT", .help = "command line for the image"},
+      {.name = "initrd", .placeholder = "FILE", .help = "boot module or initial ramdisk"},
+      {.name = "cpu_features",
+       .placeholder = "+x,-y",
+       .help = "CPU features to add and to take away"},
+      {.name = "time_limit",
+       .placeholder = "60s",
+       .help = "stop the guest after this time; default: never"},
+  };
+}
+
+absl::StatusOr<v1::VmConfig> VmConfigOf(const ParsedCommand& parsed, const std::string& image) {
+  v1::VmConfig config;
+  if (parsed.Has("vendor") && parsed.Value("vendor").empty()) {
+    return Usage(absl::InvalidArgumentError("--vendor=: must name a vendor, as in --vendor=intel"));
+  }
+  config.set_vendor(parsed.Value("vendor", "intel"));
+  if (auto status = SetChoices(parsed, config); !status.ok()) return status;
+  if (auto status = SetNumbers(parsed, config); !status.ok()) return status;
+  config.set_command_line(parsed.Value("cmdline"));
+  config.set_cpu_features(parsed.Value("cpu_features"));
+  if (!image.empty()) {
+    const auto path = FileOf("IMAGE", image);
+    if (!path.ok()) return path.status();
+    config.set_image_path(*path);
+  }
+  if (parsed.Has("initrd")) {
+    const auto path = FileOf("--initrd", parsed.Value("initrd"));
+    if (!path.ok()) return path.status();
+    config.set_initrd_path(*path);
+  }
+  return config;
+}
+
+}  // namespace pagesaw

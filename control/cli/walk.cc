@@ -1,0 +1,171 @@
+// `walk` and `spte`: a walk, level by level.
+module;
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "control/cli/client.h"
+module pagesaw.control.cli.commands;
+import :support;
+import pagesaw.control.cli.table;
+
+namespace pagesaw {
+namespace v1 = control::v1;
+namespace {
+
+std::string LevelText(int level) {
+  static constexpr const char* kNames[] = {"PTE", "PDE", "PDPTE", "PML4E", "PML5E"};
+  if (level < 1 || level > static_cast<int>(std::size(kNames))) return absl::StrCat(level);
+  return absl::StrCat(level, " ", kNames[level - 1]);
+}
+
+std::string NoteText(const v1::WalkStep& step) {
+  if (!step.present()) return "not present";
+  if (step.reserved_bits() != 0) return "reserved: " + HexText(step.reserved_bits());
+  if (step.malformed()) return "malformed";
+  return step.leaf() ? "leaf" : "table";
+}
+
+template <typename Steps>
+void PrintSteps(const Steps& steps) {
+  if (steps.empty()) return;
+  Table table({"LEVEL", "ENTRY AT", "ENTRY", "BITS", "RIGHTS", "IS"});
+  for (const v1::WalkStep& step : steps) {
+    const std::string bits = absl::StrJoin(step.bits(), " ");
+    table.AddRow({LevelText(step.level()), HexText(step.entry_address()), HexText16(step.entry()),
+                  bits.empty() ? "-" : bits, step.present() ? RightsText(step.rights()) : "-",
+                  NoteText(step)});
+  }
+  Print(table.Text());
+}
+
+// The outcome of a walk whose entries are printed.
+template <typename Response>
+void PrintOutcome(const Response& response) {
+  if (response.has_translation()) {
+    const v1::Translation& translation = response.translation();
+    Print(absl::StrCat("result: ", HexText(translation.output()), ", rights ",
+                       RightsText(translation.rights()), ", page of ",
+                       BytesText(translation.page_bytes()), "\n"));
+  } else if (response.has_fault()) {
+    const v1::WalkFault& fault = response.fault();
+    const std::string bits = absl::StrJoin(fault.error_code_bits(), " ");
+    Print(absl::StrCat("result: fault, ", EnumText(v1::WalkFault::Kind_Name(fault.kind())),
+                       " at level ", fault.level(), ", error code ", HexText(fault.error_code()),
+                       bits.empty() ? "" : absl::StrCat(" (", bits, ")"), "\n"));
+  }
+  Print(absl::StrCat(response.explanation(), "\n"));
+}
+
+absl::StatusOr<int> Walk(const ParsedCommand& parsed) {
+  const auto json = WantsJson(parsed);
+  if (!json.ok()) return json.status();
+  v1::WalkRequest request;
+  const auto vcpu = VcpuNameOf(parsed);
+  if (!vcpu.ok()) return vcpu.status();
+  const auto address = AddressOf("ADDRESS", parsed.operands()[1]);
+  if (!address.ok()) return address.status();
+  const auto access = AccessOf(parsed);
+  if (!access.ok()) return access.status();
+  request.set_vcpu(*vcpu);
+  request.set_address(*address);
+  request.set_walker(parsed.Value("walker", "cpu_walk"));
+  *request.mutable_access() = *access;
+  const auto client = Connect(parsed);
+  if (!client.ok()) return client.status();
+  const auto response = (*client)->Call(request);
+  if (!response.ok()) return response.status();
+  if (*json) {
+    PrintJson(*response);
+    return int{kDone};
+  }
+  Print(absl::StrCat(response->walker(), " of ", HexText(*address), "\n"));
+  PrintSteps(response->steps());
+  PrintOutcome(*response);
+  return int{kDone};
+}
+
+void PrintSptes(const v1::WalkSptesResponse& response, std::uint64_t address) {
+  if (response.has_guest_walk()) {
+    Print(absl::StrCat(response.guest_walk().walker(), " of ", HexText(address), "\n"));
+    PrintSteps(response.guest_walk().steps());
+    PrintOutcome(response.guest_walk());
+    if (!response.guest_walk().has_translation()) return;
+    Print("\n");
+  }
+  Print(
+      absl::StrCat("SPTEs of ", response.shadow_mmu(), " for ", HexText(response.address()), "\n"));
+  PrintSteps(response.steps());
+  PrintOutcome(response);
+}
+
+absl::StatusOr<int> Spte(const ParsedCommand& parsed) {
+  const auto json = WantsJson(parsed);
+  if (!json.ok()) return json.status();
+  v1::WalkSptesRequest request;
+  const auto vcpu = VcpuNameOf(parsed);
+  if (!vcpu.ok()) return vcpu.status();
+  const auto address = AddressOf("ADDRESS", parsed.operands()[1]);
+  if (!address.ok()) return address.status();
+  const auto space = ParseChoice("--space", parsed.Value("space", "gpa"), {"gpa", "gva"});
+  if (!space.ok()) return Usage(space.status());
+  const auto access = AccessOf(parsed);
+  if (!access.ok()) return access.status();
+  request.set_vcpu(*vcpu);
+  request.set_address(*address);
+  request.set_space(*space == 0 ? v1::WalkSptesRequest::GPA : v1::WalkSptesRequest::GVA);
+  *request.mutable_access() = *access;
+  const auto client = Connect(parsed);
+  if (!client.ok()) return client.status();
+  const auto response = (*client)->Call(request);
+  if (!response.ok()) return response.status();
+  if (*json) {
+    PrintJson(*response);
+  } else {
+    PrintSptes(*response, *address);
+  }
+  return int{kDone};
+}
+
+}  // namespace
+
+std::vector<Command> WalkCommands() {
+  const OperandSpec address = {.name = "ADDRESS", .help = "decimal or with 0x"};
+  return {{.spec = {.name = "pagesawctl walk",
+                    .summary = "Walks the guest's tables for an address.",
+                    .operands = {kVmOperand, address},
+                    .options = {kVcpuOption,
+                                {.name = "walker",
+                                 .placeholder = "cpu_walk|tdp_walk",
+                                 .help = "default: cpu_walk"},
+                                kAccessOption,
+                                kUserOption,
+                                kOutputOption,
+                                kSocketOption},
+                    .details = "Changes nothing: no accessed or dirty bit is set. A fault is an "
+                               "answer: exit status 0.",
+                    .example = "pagesawctl walk demo 0x400000 --access=write --user"},
+           .run = Walk},
+          {.spec = {.name = "pagesawctl spte",
+                    .summary = "Walks the SPTEs for an address.",
+                    .operands = {kVmOperand, address},
+                    .options = {kVcpuOption,
+                                {.name = "space",
+                                 .placeholder = "gpa|gva",
+                                 .help = "what ADDRESS is: guest physical (default) or virtual"},
+                                kAccessOption,
+                                kUserOption,
+                                kOutputOption,
+                                kSocketOption},
+                    .details = "A guest-virtual address is translated by cpu_walk first where "
+                               "SPTEs are second-stage tables.",
+                    .example = "pagesawctl spte demo 0x400000 --space=gva"},
+           .run = Spte}};
+}
+
+}  // namespace pagesaw
