@@ -20,7 +20,7 @@ struct MemorySlot {
 
   constexpr bool Contains(Gfn gfn) const { return gfn.number - first.number < page_count; }
   // The host memory of `gpa`, whose frame the slot must contain.
-  std::byte* HostOf(Gpa gpa) const { return host + (gpa.bits() - GpaOf(first).bits()); }
+  inline std::byte* HostOf(Gpa gpa) const { return host + (gpa.bits() - GpaOf(first).bits()); }
 };
 
 class GuestMemory {

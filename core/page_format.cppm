@@ -91,10 +91,11 @@ struct PageFormat {
   // Whether the present entry `entry` of a table at `level` is malformed: a reserved bit is set, or
   // its low bits are a combination that the format forbids.
   constexpr bool IsMalformed(std::uint64_t entry, Level level) const {
+    if ((entry & reserved[(entry >> 7) & 1][Number(level) - 1]) != 0) return true;
+    if (malformed_low_bits == 0) return false;
     const std::uint64_t low =
         (entry & 63) | ((entry & layout.exec_user) != 0 ? layout.exec_supervisor : 0);
-    return ((entry & reserved[(entry >> 7) & 1][Number(level) - 1]) |
-            ((malformed_low_bits >> low) & 1)) != 0;
+    return (malformed_low_bits >> low & 1) != 0;
   }
 
   // The rights that one entry grants by itself.

@@ -84,6 +84,7 @@ const TdpFormat* PluginRegistry::TdpFormatOf(std::string_view vendor, bool split
 
 std::vector<std::string> PluginRegistry::vendors() const {
   std::vector<std::string> result;
+  result.reserve(extensions_.size());
   for (const auto& extension : extensions_) result.emplace_back(extension->vendor());
   return result;
 }

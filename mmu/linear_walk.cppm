@@ -34,7 +34,7 @@ WalkResult WalkPae(const PagingState& state, const PageFormat& format, WalkReque
   const bool malformed = present && format.IsMalformed(pdpte, Level::kPdpt);
   if (trace != nullptr) {
     trace->Add({.level = Level::kPdpt,
-                .entry_address = OutputAddress((state.cr3 & kPaeRoot) + 8 * index),
+                .entry_address = OutputAddress((state.cr3 & kPaeRoot) + std::uint64_t{8} * index),
                 .entry = pdpte,
                 .rights = present ? Rights::All() : Rights(),
                 .present = present,

@@ -54,19 +54,19 @@ class TestMemory final : public GuestMemory {
   }
   std::vector<MemorySlot> Slots() const override {
     std::vector<MemorySlot> result;
+    result.reserve(active_.size());
     for (const MemorySlot* slot : active_) result.push_back(*slot);
     return result;
   }
 
+  // `at` is aligned like T.
   template <typename T>
   void Write(Gpa at, T value) {
-    std::memcpy(Find(GfnOf(at))->HostOf(at), &value, sizeof(value));
+    *reinterpret_cast<T*>(Find(GfnOf(at))->HostOf(at)) = value;
   }
   template <typename T>
   T Read(Gpa at) const {
-    T value;
-    std::memcpy(&value, Find(GfnOf(at))->HostOf(at), sizeof(value));
-    return value;
+    return *reinterpret_cast<const T*>(Find(GfnOf(at))->HostOf(at));
   }
 
  private:

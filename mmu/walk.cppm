@@ -1,7 +1,6 @@
 // The walk of a tree of page tables: one loop over levels for every format and every place that
 // tables can lie in. A `TableSpace` says where entries are and what may be done to them.
 module;
-#include <array>
 #include <atomic>
 #include <concepts>
 #include <cstddef>
@@ -140,15 +139,20 @@ class Walk {
   inline WalkResult Run(bool last_try, bool& lost_race);
 
  private:
-  struct Met {
-    std::byte* host;
-    OutputAddress at;
-    std::uint64_t entry;
+  // The entries met, root first. Left as it is until an entry is met.
+  struct Path {
+    std::byte* host[kMaxLevels];
+    std::uint64_t at[kMaxLevels];
+    std::uint64_t entry[kMaxLevels];
+    unsigned depth = 0;
   };
+
+  WalkResult UpdateAccessedDirty(const Path& path, std::uint64_t dirty, Translation& translation,
+                                 bool last_try, bool& lost_race);
 
   inline const EntryLayout& layout() const { return Layout::Of(format_); }
 
-  inline WalkFault Fault(WalkFault::Kind kind, Level level) const {
+  [[gnu::cold]] WalkFault Fault(WalkFault::Kind kind, Level level) const {
     std::uint32_t code = request_.access.code_bits();
     if (!format_.reports_fetch) code &= ~PageFaultCode::kFetch;
     if (kind == WalkFault::Kind::kMalformed) {
@@ -164,7 +168,7 @@ class Walk {
             .address = request_.address,
             .rights = kind == WalkFault::Kind::kNotPresent ? Rights() : rights()};
   }
-  inline WalkFault TableFault(WalkFault::Kind kind, Level level, OutputAddress at) const {
+  [[gnu::cold]] WalkFault TableFault(WalkFault::Kind kind, Level level, OutputAddress at) const {
     WalkFault fault = Fault(kind, level);
     fault.stage = Stage::kTable;
     fault.stage_address = at;
@@ -172,7 +176,7 @@ class Walk {
   }
   inline Rights rights() const { return DecodeRights(layout(), granted_); }
 
-  inline void Note(Level level, OutputAddress at, std::uint64_t entry) const {
+  [[gnu::cold]] void Note(Level level, OutputAddress at, std::uint64_t entry) const {
     const bool present = (entry & layout().present) != 0;
     trace_->Add({.level = level,
                  .entry_address = at,
@@ -209,8 +213,8 @@ template <typename Layout, TableSpace Space>
 inline WalkResult Walk<Layout, Space>::Run(bool last_try, bool& lost_race) {
   using Kind = WalkFault::Kind;
   const EntryLayout& l = layout();
-  std::array<Met, kMaxLevels> met;
-  unsigned depth = 0;
+  Path path;
+  std::uint64_t common = ~std::uint64_t{0};
   OutputAddress table = request_.table;
   Level level = request_.level;
   std::uint64_t entry = 0;
@@ -230,7 +234,10 @@ inline WalkResult Walk<Layout, Space>::Run(bool last_try, bool& lost_race) {
     if ((entry & l.present) == 0) return Fault(Kind::kNotPresent, level);
     granted_ &= entry ^ l.no_execute;
     if (format_.IsMalformed(entry, level)) return Fault(Kind::kMalformed, level);
-    met[depth++] = {found.host, at, entry};
+    path.host[path.depth] = found.host;
+    path.at[path.depth] = at.bits();
+    path.entry[path.depth++] = entry;
+    common &= entry;
     if (level == Level::kPt || (entry & l.large) != 0) break;
     table = OutputAddress(entry & l.address);
   }
@@ -249,26 +256,40 @@ inline WalkResult Walk<Layout, Space>::Run(bool last_try, bool& lost_race) {
   }
 
   if constexpr (Space::kUpdates) {
-    if (!format_.accessed_dirty) return translation;
-    for (unsigned i = 0; i < depth; ++i) {
-      const bool leaf = i + 1 == depth;
-      const std::uint64_t wanted = l.accessed | (leaf && request_.access.is_write() ? l.dirty : 0);
-      if ((wanted & ~met[i].entry) == 0) continue;
-      switch (space_.PrepareUpdate(met[i].at)) {
-        case EntryUpdate::kSkipped:
-          continue;
-        case EntryUpdate::kRefused:
-          return TableFault(Kind::kSecondStage, static_cast<Level>(Number(request_.level) - i),
-                            met[i].at);
-        case EntryUpdate::kAllowed:
-          break;
-      }
-      if (ReplaceEntry(met[i].host, l.entry_bytes, met[i].entry, met[i].entry | wanted)) {
-        if (leaf) translation.leaf |= wanted;
-      } else if (!last_try) {
-        lost_race = true;
-        return translation;
-      }
+    const std::uint64_t dirty = request_.access.is_write() ? l.dirty : 0;
+    const bool complete = (common & l.accessed) == l.accessed && (entry & dirty) == dirty;
+    if (!complete && format_.accessed_dirty) {
+      return UpdateAccessedDirty(path, dirty, translation, last_try, lost_race);
+    }
+  }
+  return translation;
+}
+
+// Sets A from the root down, and D in the leaf if `dirty` says so.
+template <typename Layout, TableSpace Space>
+WalkResult Walk<Layout, Space>::UpdateAccessedDirty(const Path& path, std::uint64_t dirty,
+                                                    Translation& translation, bool last_try,
+                                                    bool& lost_race) {
+  const EntryLayout& l = layout();
+  for (unsigned i = 0; i < path.depth; ++i) {
+    const bool leaf = i + 1 == path.depth;
+    const std::uint64_t wanted = l.accessed | (leaf ? dirty : 0);
+    if ((wanted & ~path.entry[i]) == 0) continue;
+    const OutputAddress at(path.at[i]);
+    switch (space_.PrepareUpdate(at)) {
+      case EntryUpdate::kSkipped:
+        continue;
+      case EntryUpdate::kRefused:
+        return TableFault(WalkFault::Kind::kSecondStage,
+                          static_cast<Level>(Number(request_.level) - i), at);
+      case EntryUpdate::kAllowed:
+        break;
+    }
+    if (ReplaceEntry(path.host[i], l.entry_bytes, path.entry[i], path.entry[i] | wanted)) {
+      if (leaf) translation.leaf |= wanted;
+    } else if (!last_try) {
+      lost_race = true;
+      return translation;
     }
   }
   return translation;

@@ -62,6 +62,28 @@ INSTANTIATE_TEST_SUITE_P(
                                       3 | 1 << 7}),
     [](const auto& info) { return std::string(info.param.name); });
 
+TEST(VmxExtension, BitSixIsTheUserExecuteRightWhereItExists) {
+  PageFormat split = MakeEptFormat({});
+  split.layout.exec_user = 1u << 10;
+  const TableFault write = {.access = Access::Write(Privilege::kSupervisor),
+                            .present = true,
+                            .rights = kReadExecute,
+                            .linear_valid = true,
+                            .guest_rights = Rights(Rights::kExecSupervisor)};
+  EXPECT_EQ(VmxExtension().Describe(write, split).qualification,
+            2u | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8);
+  EXPECT_EQ(VmxExtension().Describe(write, MakeEptFormat({})).qualification,
+            2u | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8);
+}
+
+TEST(VmxExtension, WithoutAccessedAndDirtyATableReadIsARead) {
+  const PageFormat format = MakeEptFormat({.accessed_dirty = false});
+  TableFault fault = {.stage = Stage::kTable, .linear_valid = true};
+  EXPECT_EQ(VmxExtension().Describe(fault, format).qualification, 1u | 1 << 7);
+  fault.access = Access::Write(Privilege::kSupervisor);
+  EXPECT_EQ(VmxExtension().Describe(fault, format).qualification, 3u | 1 << 7);
+}
+
 TEST(VmxExtension, MalformedEntryIsAMisconfigurationWithoutQualification) {
   const ExitDescription exit =
       VmxExtension().Describe({.present = true, .malformed = true}, MakeEptFormat({}));
