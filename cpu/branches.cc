@@ -1,0 +1,227 @@
+module;
+#include <Zydis/Zydis.h>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <utility>
+module pagesaw.cpu.branches;
+
+import pagesaw.cpu.dispatch;
+import pagesaw.cpu.memory;
+
+namespace pagesaw::cpu {
+namespace {
+
+// The type of an instruction pointer by operand size.
+template <class T>
+constexpr std::uint64_t Truncate(std::uint64_t rip) {
+  return static_cast<T>(rip);
+}
+
+// A target outside the code segment is a fault of the branch itself.
+inline bool TargetAllowed(Core& core, std::uint64_t rip) {
+  if (core.code_64()) {
+    if (!IsCanonical(Gva(rip), (core.cr4 & kCr4La57) != 0 ? 57 : 48)) return core.Raise(kGp, 0);
+    return true;
+  }
+  if (rip > core.segments[kCs].limit) return core.Raise(kGp, 0);
+  return true;
+}
+
+// Takes the direct branch `op`, whose target is `rip`. Within the page the block at the target is
+// remembered behind the op; it lives as long as the op does.
+template <class T>
+void TakeDirect(Core& core, const Op* op) [[clang::preserve_none]] {
+  const auto* target = reinterpret_cast<const Block*>(op[1].immediate);
+  if (target != nullptr) [[likely]] {
+    core.budget += op->remaining - 1 - static_cast<std::int64_t>(target->instructions);
+    if (core.budget >= 0 && !core.attention.load(std::memory_order_relaxed)) [[likely]] {
+      Op* ops = target->ops;
+      [[clang::musttail]] return ops->run(core, ops);
+    }
+    core.budget += target->instructions;
+    core.rip = Truncate<T>(core.NextRip(op) + op->immediate);
+    [[clang::musttail]] return Leave(core, op);
+  }
+  const std::uint64_t rip = Truncate<T>(core.NextRip(op) + op->immediate);
+  if (!TargetAllowed(core, rip)) [[unlikely]] {
+    [[clang::musttail]] return Abort(core, op);
+  }
+  if ((op->ip + op->length + op->immediate) < 0x1000) core.link = const_cast<Op*>(op + 1);
+  core.rip = rip;
+  [[clang::musttail]] return JumpToRip(core, op);
+}
+
+template <class T, unsigned kCode>
+void JumpIf(Core& core, const Op* op) [[clang::preserve_none]] {
+  if (core.flags.Test<kCode>()) {
+    [[clang::musttail]] return TakeDirect<T>(core, op);
+  }
+  [[clang::musttail]] return op[2].run(core, op + 2);
+}
+
+template <class T, bool kFlat>
+void CallDirect(Core& core, const Op* op) [[clang::preserve_none]] {
+  const std::uint64_t rip = Truncate<T>(core.NextRip(op) + op->immediate);
+  if (!TargetAllowed(core, rip) || !PushFast<T, kFlat>(core, static_cast<T>(core.NextRip(op))))
+      [[unlikely]] {
+    [[clang::musttail]] return Abort(core, op);
+  }
+  [[clang::musttail]] return TakeDirect<T>(core, op);
+}
+
+template <class T, bool kMemory>
+inline bool IndirectTarget(Core& core, const Op& op, T& target) {
+  if constexpr (kMemory) {
+    if (!LoadOperand<T>(core, op, target)) return false;
+  } else {
+    target = core.Read<T>(op.first);
+  }
+  return TargetAllowed(core, target);
+}
+
+template <class T, bool kMemory>
+void JumpIndirect(Core& core, const Op* op) [[clang::preserve_none]] {
+  T target;
+  if (!IndirectTarget<T, kMemory>(core, *op, target)) [[unlikely]] {
+    [[clang::musttail]] return Abort(core, op);
+  }
+  core.rip = target;
+  [[clang::musttail]] return JumpToRip(core, op);
+}
+
+template <class T, bool kMemory, bool kFlat>
+void CallIndirect(Core& core, const Op* op) [[clang::preserve_none]] {
+  T target;
+  if (!IndirectTarget<T, kMemory>(core, *op, target) ||
+      !PushFast<T, kFlat>(core, static_cast<T>(core.NextRip(op)))) [[unlikely]] {
+    [[clang::musttail]] return Abort(core, op);
+  }
+  core.rip = target;
+  [[clang::musttail]] return JumpToRip(core, op);
+}
+
+// RET, RET imm16: `immediate` is what is taken from the stack besides.
+template <class T, bool kFlat>
+void Return(Core& core, const Op* op) [[clang::preserve_none]] {
+  T target;
+  if (!PeekFast<T, kFlat>(core, target) || !TargetAllowed(core, target)) [[unlikely]] {
+    [[clang::musttail]] return Abort(core, op);
+  }
+  MoveStack(core, static_cast<std::int64_t>(sizeof(T) + op->immediate));
+  core.rip = target;
+  [[clang::musttail]] return JumpToRip(core, op);
+}
+
+// -- selection
+
+template <class T, unsigned... kCodes>
+constexpr std::array<Handler, 16> JumpIfTable(std::integer_sequence<unsigned, kCodes...>) {
+  return {&JumpIf<T, kCodes>...};
+}
+
+template <class T>
+Handler JumpIfFor(unsigned code) {
+  static constexpr std::array<Handler, 16> kTable =
+      JumpIfTable<T>(std::make_integer_sequence<unsigned, 16>());
+  return kTable[code];
+}
+
+// The condition code of a Jcc, or 16.
+unsigned ConditionOf(ZydisMnemonic mnemonic) {
+  switch (mnemonic) {
+    case ZYDIS_MNEMONIC_JO:
+      return 0;
+    case ZYDIS_MNEMONIC_JNO:
+      return 1;
+    case ZYDIS_MNEMONIC_JB:
+      return 2;
+    case ZYDIS_MNEMONIC_JNB:
+      return 3;
+    case ZYDIS_MNEMONIC_JZ:
+      return 4;
+    case ZYDIS_MNEMONIC_JNZ:
+      return 5;
+    case ZYDIS_MNEMONIC_JBE:
+      return 6;
+    case ZYDIS_MNEMONIC_JNBE:
+      return 7;
+    case ZYDIS_MNEMONIC_JS:
+      return 8;
+    case ZYDIS_MNEMONIC_JNS:
+      return 9;
+    case ZYDIS_MNEMONIC_JP:
+      return 10;
+    case ZYDIS_MNEMONIC_JNP:
+      return 11;
+    case ZYDIS_MNEMONIC_JL:
+      return 12;
+    case ZYDIS_MNEMONIC_JNL:
+      return 13;
+    case ZYDIS_MNEMONIC_JLE:
+      return 14;
+    case ZYDIS_MNEMONIC_JNLE:
+      return 15;
+    default:
+      return 16;
+  }
+}
+
+// The operand size of a near branch: 64 bits in 64-bit mode whatever the prefixes say.
+// [intel/vol2] "JMP"; the 66h prefix is ignored there.
+unsigned BranchBytes(const Decoded& decoded) {
+  if (decoded.code_size == CodeSize::k64) return 8;
+  return decoded.instruction.operand_width == 16 ? 2 : 4;
+}
+
+template <class T>
+Selection SelectOfSize(const Decoded& decoded) {
+  constexpr bool kFlat = sizeof(T) == 8;
+  const ZydisDecodedInstruction& instruction = decoded.instruction;
+  const ZydisOperandType operand =
+      instruction.operand_count_visible > 0 ? decoded.operands[0].type : ZYDIS_OPERAND_TYPE_UNUSED;
+  const bool memory = operand == ZYDIS_OPERAND_TYPE_MEMORY;
+  if (const unsigned code = ConditionOf(instruction.mnemonic); code < 16) {
+    return {.run = JumpIfFor<T>(code), .direct_branch = true};
+  }
+  switch (instruction.mnemonic) {
+    case ZYDIS_MNEMONIC_JMP:
+      if (operand == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        return {.run = &TakeDirect<T>, .ends_block = true, .direct_branch = true};
+      }
+      return {.run = memory ? &JumpIndirect<T, true> : &JumpIndirect<T, false>, .ends_block = true};
+    case ZYDIS_MNEMONIC_CALL:
+      if (operand == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        return {.run = &CallDirect<T, kFlat>, .ends_block = true, .direct_branch = true};
+      }
+      return {.run = memory ? &CallIndirect<T, true, kFlat> : &CallIndirect<T, false, kFlat>,
+              .ends_block = true};
+    case ZYDIS_MNEMONIC_RET:
+      return {.run = &Return<T, kFlat>, .ends_block = true};
+    default:
+      return {};
+  }
+}
+
+}  // namespace
+
+Selection SelectBranch(const Decoded& decoded, Op& op) {
+  const ZydisBranchType type = decoded.instruction.meta.branch_type;
+  const bool is_return =
+      decoded.instruction.mnemonic == ZYDIS_MNEMONIC_RET && type != ZYDIS_BRANCH_TYPE_FAR;
+  if ((type != ZYDIS_BRANCH_TYPE_SHORT && type != ZYDIS_BRANCH_TYPE_NEAR && !is_return) ||
+      op.lock != 0) {
+    return {};
+  }
+  if (is_return) op.immediate &= 0xffff;
+  switch (BranchBytes(decoded)) {
+    case 2:
+      return SelectOfSize<std::uint16_t>(decoded);
+    case 4:
+      return SelectOfSize<std::uint32_t>(decoded);
+    default:
+      return SelectOfSize<std::uint64_t>(decoded);
+  }
+}
+
+}  // namespace pagesaw::cpu

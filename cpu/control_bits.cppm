@@ -1,0 +1,68 @@
+// Bits of control registers and MSR numbers that only the processor itself needs.
+module;
+#include <cstdint>
+export module pagesaw.cpu.control_bits;
+
+export namespace pagesaw::cpu {
+
+// CR0. [intel/vol3] "Control Registers"
+inline constexpr std::uint64_t kCr0Mp = 1u << 1;
+inline constexpr std::uint64_t kCr0Em = 1u << 2;
+inline constexpr std::uint64_t kCr0Ts = 1u << 3;
+inline constexpr std::uint64_t kCr0Et = 1u << 4;
+inline constexpr std::uint64_t kCr0Ne = 1u << 5;
+inline constexpr std::uint64_t kCr0Am = 1u << 18;
+inline constexpr std::uint64_t kCr0Nw = 1u << 29;
+inline constexpr std::uint64_t kCr0Cd = 1u << 30;
+
+// CR4.
+inline constexpr std::uint64_t kCr4Vme = 1u << 0;
+inline constexpr std::uint64_t kCr4Pvi = 1u << 1;
+inline constexpr std::uint64_t kCr4Tsd = 1u << 2;
+inline constexpr std::uint64_t kCr4De = 1u << 3;
+inline constexpr std::uint64_t kCr4Mce = 1u << 6;
+inline constexpr std::uint64_t kCr4Pce = 1u << 8;
+inline constexpr std::uint64_t kCr4Osfxsr = 1u << 9;
+inline constexpr std::uint64_t kCr4Osxmmexcpt = 1u << 10;
+inline constexpr std::uint64_t kCr4Umip = 1u << 11;
+inline constexpr std::uint64_t kCr4Fsgsbase = 1u << 16;
+inline constexpr std::uint64_t kCr4Osxsave = 1u << 18;
+
+inline constexpr std::uint64_t kEferFfxsr = 1u << 14;
+
+// DR6 and DR7. [intel/vol3] "Debug Registers"
+inline constexpr std::uint64_t kDr6Fixed = 0xffff'0ff0;
+inline constexpr std::uint64_t kDr6Writable = 0xe00f;
+inline constexpr std::uint64_t kDr6Bd = 1u << 13;
+inline constexpr std::uint64_t kDr6Bs = 1u << 14;
+inline constexpr std::uint64_t kDr7Fixed = 1u << 10;
+inline constexpr std::uint64_t kDr7Writable = 0xffff'23ff;
+inline constexpr std::uint64_t kDr7Gd = 1u << 13;
+
+// [intel/vol4] "Architectural MSRs"; [amd/vol2] "MSR Cross-Reference"
+enum Msr : std::uint32_t {
+  kMsrTsc = 0x10,
+  kMsrPlatformId = 0x17,
+  kMsrApicBase = 0x1b,
+  kMsrMicrocode = 0x8b,
+  kMsrSysenterCs = 0x174,
+  kMsrSysenterEsp = 0x175,
+  kMsrSysenterEip = 0x176,
+  kMsrMiscEnable = 0x1a0,
+  kMsrDebugctl = 0x1d9,
+  kMsrPat = 0x277,
+  kMsrPkrs = 0x6e1,
+  kMsrEfer = 0xc000'0080,
+  kMsrStar = 0xc000'0081,
+  kMsrLstar = 0xc000'0082,
+  kMsrCstar = 0xc000'0083,
+  kMsrSfmask = 0xc000'0084,
+  kMsrFsBase = 0xc000'0100,
+  kMsrGsBase = 0xc000'0101,
+  kMsrKernelGsBase = 0xc000'0102,
+  kMsrTscAux = 0xc000'0103,
+  kMsrAmdPerfFirst = 0xc001'0000,
+  kMsrAmdPerfLast = 0xc001'0007,
+};
+
+}  // namespace pagesaw::cpu

@@ -1,0 +1,144 @@
+module;
+#include <atomic>
+#include <cstdint>
+module pagesaw.cpu.core;
+
+import pagesaw.cpu.control_bits;
+import pagesaw.mmu.legacy_format;
+
+namespace pagesaw::cpu {
+namespace {
+
+// What answers the same question: an access made again must ask for the same thing.
+bool SameQuestion(const BusAccess& one, const BusAccess& other) {
+  if (one.kind != other.kind || one.bytes != other.bytes || one.address != other.address) {
+    return false;
+  }
+  switch (one.kind) {
+    case BusAccess::Kind::kMmioWrite:
+    case BusAccess::Kind::kPortOut:
+    case BusAccess::Kind::kMsrWrite:
+    case BusAccess::Kind::kTprWrite: return one.value == other.value;
+    default: return true;
+  }
+}
+
+constexpr std::uint64_t kGenerationStep = 0x100;  // the mode stands in bits 7:0 of the context
+
+}  // namespace
+
+bool Replay::Add(const BusAccess& access) {
+  if (count_ == answers_.size()) return false;
+  answers_[count_++] = access;
+  return true;
+}
+
+const BusAccess* Replay::Take(const BusAccess& asked) {
+  if (next_ < count_ && SameQuestion(answers_[next_], asked)) return &answers_[next_++];
+  // What the instruction does now differs from what it did when it asked: old answers are void.
+  count_ = next_;
+  return nullptr;
+}
+
+void Core::UpdateMode() {
+  if (real_mode()) {
+    cpl = 0;
+  } else {
+    cpl = virtual_8086() ? 3 : static_cast<std::uint8_t>(segments[kSs].dpl());
+  }
+  const Segment& cs = segments[kCs];
+  if (long_mode() && cs.long_mode()) {
+    code_size = CodeSize::k64;
+  } else {
+    code_size = cs.big() ? CodeSize::k32 : CodeSize::k16;
+  }
+  stack_64 = code_64();
+  stack_32 = !stack_64 && segments[kSs].big();
+
+  const bool ac = (rflags & kFlagAc) != 0;
+  BankName name = BankName::kSupervisor;
+  if (cpl == 3) {
+    name = ac && (cr0 & kCr0Am) != 0 ? BankName::kChecked : BankName::kUser;
+  } else if (ac && (cr4 & kCr4Smap) != 0) {
+    name = BankName::kSupervisorSmapWaived;
+  }
+  bank = &tlb.bank(name);
+
+  std::uint64_t generation = context / kGenerationStep;
+  if (generation == 0) generation = 1;  // a context of 0 matches an empty entry
+  context = generation * kGenerationStep | static_cast<std::uint64_t>(code_size) |
+            (protected_mode() ? 4u : 0) | (virtual_8086() ? 8u : 0) | (cpl == 3 ? 16u : 0);
+}
+
+void Core::UpdatePaging() {
+  guest_format = MakeLegacyFormat(Paging());
+  paging_changed = true;
+  FlushTranslations();
+}
+
+void Core::ForgetJumps() { context += kGenerationStep; }
+
+void Core::FlushTranslations() {
+  tlb.Flush();
+  ForgetJumps();
+}
+
+void Core::FlushPage(std::uint64_t linear) {
+  tlb.FlushPage(linear);
+  ForgetJumps();
+}
+
+PagingState Core::Paging() const {
+  PagingState state;
+  state.cr0 = cr0;
+  state.cr3 = cr3;
+  state.cr4 = cr4;
+  state.efer = efer;
+  state.pkru = pkru;
+  state.pkrs = pkrs;
+  state.pdptes = pdptes;
+  if (model != nullptr) state.features = model->paging();
+  return state;
+}
+
+bool Core::Raise(Vector vector) {
+  exception = Pending{.vector = vector};
+  stop = Stop::kException;
+  return false;
+}
+
+bool Core::Raise(Vector vector, std::uint32_t error_code) {
+  exception = Pending{.vector = vector, .has_error_code = true, .error_code = error_code};
+  stop = Stop::kException;
+  return false;
+}
+
+bool Core::RaisePageFault(std::uint64_t linear, PageFaultCode error_code) {
+  exception = Pending{
+      .vector = kPfVector, .has_error_code = true, .error_code = error_code.bits(), .cr2 = linear};
+  stop = Stop::kException;
+  return false;
+}
+
+bool Core::RaiseSegmentFault(SegmentName segment) {
+  return Raise(segment == kSs ? kSsVector : kGp, 0);
+}
+
+bool Core::LeaveWith(ExitReason reason) {
+  exit.reason = reason;
+  stop = Stop::kExit;
+  return false;
+}
+
+bool Core::AskBus(BusAccess& access) {
+  if (const BusAccess* answer = replay.Take(access); answer != nullptr) {
+    if (answer->refused) return Raise(kGp, 0);
+    access.value = answer->value;
+    return true;
+  }
+  exit = Exit{};
+  exit.bus = access;
+  return LeaveWith(ExitReason::kBus);
+}
+
+}  // namespace pagesaw::cpu

@@ -1,0 +1,279 @@
+// One software processor's state, laid out for the speed of execution, and the form that its
+// instructions are executed in. What instructions do stands in the modules that import this one.
+module;
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+export module pagesaw.cpu.core;
+
+export import pagesaw.core.cpu_state;
+export import pagesaw.core.page_format;
+export import pagesaw.core.processor;
+export import pagesaw.cpu.lazy_flags;
+export import pagesaw.cpu.tlb;
+export import pagesaw.cpu.model;
+export import pagesaw.core.access;
+export import pagesaw.core.address;
+export import pagesaw.core.paging_state;
+
+export namespace pagesaw::cpu {
+
+struct Core;
+struct Op;
+
+// Executes one decoded instruction and continues, by a tail call, with the next.
+using Handler = void (*)(Core& core, const Op* op) [[clang::preserve_none]];
+
+// Offsets into `Core::gpr` as bytes: register n is 8n, AH to BH are 1, 9, 17, 25.
+using RegisterOffset = std::uint8_t;
+inline constexpr RegisterOffset kZeroRegister = 16 * 8;  // reads as 0: "no base", "no index"
+
+// Where `Core::ip_base` lies: the base register of RIP-relative operands, whose displacement counts
+// from it.
+inline constexpr RegisterOffset kIpBaseRegister = 22 * 8;
+
+enum class CodeSize : std::uint8_t { k16, k32, k64 };
+
+// What an address in an instruction needs besides base + index * scale + displacement.
+enum class AddressKind : std::uint8_t {
+  kFlat,       // 64-bit mode, no segment base: the sum is the linear address
+  kSegmented,  // anything else: truncated to `address_bytes`, through segment `segment`
+};
+
+// One decoded instruction. Behind the op of a direct branch stands another one that only holds, in
+// `immediate`, the Block at its target once that is known (see `Core::link`).
+struct Op {
+  Handler run = nullptr;
+  std::uint64_t immediate =
+      0;  // immediate operand, sign-extended as the instruction says; branch displacement
+  std::int32_t displacement = 0;
+  RegisterOffset base = kZeroRegister;
+  RegisterOffset index = kZeroRegister;
+  std::uint8_t scale = 0;      // log2
+  std::uint8_t segment = kDs;  // SegmentName
+  RegisterOffset first = 0;    // register operands, in the order of the manual's syntax
+  RegisterOffset second = 0;
+  std::uint16_t ip = 0;        // offset of the instruction in its page
+  std::uint8_t length = 0;     // bytes
+  std::uint8_t remaining = 0;  // instructions from this one to the end of the block, with this one
+  std::uint8_t operand_bytes = 0;      // 1, 2, 4 or 8
+  std::uint8_t address_bytes : 4 = 8;  // 2, 4 or 8
+  std::uint8_t repeat : 2 = 0;         // 0 none, 1 REP/REPE, 2 REPNE
+  std::uint8_t lock : 1 = 0;
+  std::uint8_t memory : 1 = 0;  // an operand is memory
+};
+static_assert(sizeof(Op) == 32);
+
+// Ops that end when control leaves straight-line code or the page.
+struct Block {
+  Op* ops = nullptr;
+  std::uint32_t op_count = 0;
+  std::uint32_t instructions = 0;
+};
+
+// Why straight-line execution stopped.
+enum class Stop : std::uint8_t {
+  kNone,
+  kException,  // `exception` is to be delivered at `rip`
+  kExit,       // `exit` goes to the run loop
+};
+
+// The kind of thing that a #PF, or whatever else interrupts, is delivered as.
+enum class EventClass : std::uint8_t { kFault, kTrap, kSoftwareInterrupt, kInterrupt };
+
+// An exception or interrupt on its way into the guest.
+struct Pending {
+  std::uint8_t vector = 0;
+  EventClass event_class = EventClass::kFault;
+  bool has_error_code = false;
+  bool privileged_software = false;  // ICEBP: a software exception that checks no gate DPL
+  std::uint32_t error_code = 0;
+  std::uint64_t cr2 = 0;         // with vector 14
+  std::uint64_t dr6 = 0;         // with vector 1: the causes
+  std::uint64_t return_rip = 0;  // what is pushed
+};
+
+// Vectors of exceptions. [intel/vol3] "Exceptions and Interrupts"
+enum Vector : std::uint8_t {
+  kDe = 0,
+  kDb = 1,
+  kNmiVector = 2,
+  kBp = 3,
+  kOfVector = 4,
+  kBr = 5,
+  kUd = 6,
+  kNm = 7,
+  kDf = 8,
+  kTs = 10,
+  kNp = 11,
+  kSsVector = 12,
+  kGp = 13,
+  kPfVector = 14,
+  kMf = 16,
+  kAcVector = 17,
+  kXm = 19,
+};
+
+// Answers of the outside that an instruction finds when it starts again, in the order in which it
+// asks. Cleared when the instruction, or one iteration of a repeated one, is done.
+class Replay {
+ public:
+  inline bool empty() const { return count_ == 0; }
+  inline void Rewind() { next_ = 0; }
+  inline void Clear() { count_ = next_ = 0; }
+  // False if full: more accesses than one instruction makes.
+  bool Add(const BusAccess& access);
+  // The answer to `asked` if it is the next one recorded, else null.
+  const BusAccess* Take(const BusAccess& asked);
+
+ private:
+  std::array<BusAccess, 16> answers_;
+  unsigned count_ = 0;
+  unsigned next_ = 0;
+};
+
+struct JumpCacheEntry {
+  std::uint64_t rip = 0;
+  std::uint64_t context = 0;  // generation and code mode; 0 matches none
+  const Block* block = nullptr;
+};
+inline constexpr unsigned kJumpCacheEntries = 2048;
+constexpr unsigned JumpCacheIndex(std::uint64_t rip) {
+  return static_cast<unsigned>(rip ^ (rip >> 11)) & (kJumpCacheEntries - 1);
+}
+
+// Whoever holds decoded code, as the writers of memory see it.
+class CodeWatcher {
+ public:
+  virtual ~CodeWatcher() = default;
+  // Whether code of the host page that holds `host` is held: stores to it must be announced.
+  virtual bool HoldsCode(std::uint64_t host) const = 0;
+  // [host, host + bytes), in one page, is about to change: forgets the code made from it. What runs
+  // now from that page stops behind the current instruction.
+  virtual void Changed(std::uint64_t host, std::size_t bytes) = 0;
+};
+
+struct Core {
+  // -- read by nearly every instruction
+  std::array<std::uint64_t, 17> gpr = {};  // [16] stays 0
+  LazyFlags flags;
+  TlbBank* bank = nullptr;             // for explicit data accesses at the current privilege
+  std::uint64_t ip_base = 0;           // RIP of an op in the current block is ip_base + op.ip
+  std::int64_t budget = 0;             // instructions left in this Run
+  std::uint64_t rip = 0;               // valid between blocks
+  std::atomic<bool> attention{false};  // something wants Run to look up at the next block
+  Op* link = nullptr;         // the branch just taken, if it wants to know its target's block
+  std::uint64_t context = 1;  // of the jump cache
+
+  // -- the rest of the architectural state
+  std::uint64_t rflags = kFlagFixed;  // all but the arithmetic flags
+  std::array<Segment, kSegmentCount> segments = {};
+  DescriptorTable gdtr, idtr;
+  std::uint64_t cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, efer = 0, xcr0 = 1;
+  std::array<std::uint64_t, 4> pdptes = {};
+  std::array<std::uint64_t, 4> dr = {};
+  std::uint64_t dr6 = 0xffff'0ff0, dr7 = 0x400;
+  std::uint32_t pkru = 0, pkrs = 0;
+  std::uint64_t star = 0, lstar = 0, cstar = 0, sfmask = 0, kernel_gs_base = 0;
+  std::uint64_t sysenter_cs = 0, sysenter_esp = 0, sysenter_eip = 0;
+  std::uint64_t pat = 0x0007'0406'0007'0406;
+  std::uint64_t tsc_aux = 0;
+  bool apic_enabled = true;  // as the last write of IA32_APIC_BASE left it; CPUID tells
+  Activity activity = Activity::kActive;
+  bool interrupt_shadow = false;
+  bool nmi_blocked = false;
+
+  // -- derived from it; whoever changes the sources calls UpdateMode
+  CodeSize code_size = CodeSize::k16;
+  std::uint8_t cpl = 0;
+  bool stack_64 = false, stack_32 = false;  // width of the stack pointer; neither: 16 bits
+
+  PageFormat guest_format;     // of the guest's own tables
+  bool paging_changed = true;  // the snapshot for other threads is out of date
+
+  // -- what stopped execution
+  Stop stop = Stop::kNone;
+  Pending exception;
+  Exit exit;
+  Replay replay;
+  bool event_queued = false;  // `event` waits for delivery
+  Event event;
+  bool want_interrupt_window = false;
+
+  // -- what it is and believes
+  const CpuModel* model = nullptr;
+  TranslationTables tables;
+  std::atomic<bool> flush_requested{false};
+  std::uint64_t tsc_offset = 0;
+  std::uint64_t retired = 0;  // instructions of finished Runs
+  CodeWatcher* code = nullptr;
+  Tlb tlb;
+  std::array<JumpCacheEntry, kJumpCacheEntries> jump_cache;
+
+  template <class T>
+  inline T& Register(RegisterOffset offset) {
+    return *reinterpret_cast<T*>(reinterpret_cast<char*>(gpr.data()) + offset);
+  }
+  template <class T>
+  inline T Read(RegisterOffset offset) const {
+    return *reinterpret_cast<const T*>(reinterpret_cast<const char*>(gpr.data()) + offset);
+  }
+  // Writes a register of type T; a 32-bit write clears the upper half.
+  template <class T>
+  inline void Write(RegisterOffset offset, T value) {
+    if constexpr (sizeof(T) == 4) {
+      Register<std::uint64_t>(offset) = value;
+    } else {
+      Register<T>(offset) = value;
+    }
+  }
+
+  inline std::uint64_t RipOf(const Op* op) const { return ip_base + op->ip; }
+  inline std::uint64_t NextRip(const Op* op) const { return ip_base + op->ip + op->length; }
+
+  inline std::uint64_t Rflags() const { return rflags | flags.All(); }
+  // Takes `value` whole; legality and side effects are the caller's business.
+  inline void SetRflags(std::uint64_t value) {
+    flags.SetEager(value);
+    rflags = (value & ~kArithmeticFlags) | kFlagFixed;
+  }
+
+  inline bool long_mode() const { return (efer & kEferLma) != 0; }
+  inline bool protected_mode() const { return (cr0 & kCr0Pe) != 0; }
+  inline bool virtual_8086() const { return (rflags & kFlagVm) != 0; }
+  inline bool real_mode() const { return !protected_mode(); }
+  inline bool code_64() const { return code_size == CodeSize::k64; }
+
+  // Recomputes what is derived from CR0, RFLAGS, EFER, CS and SS: code size, CPL, stack width, the
+  // data bank and the jump-cache context. Cheap; called after every change of one of them.
+  void UpdateMode();
+  // Recomputes the format of the guest's tables and forgets every translation: after every change
+  // of CR0, CR3, CR4, EFER, PKRU, PKRS or the PDPTEs.
+  void UpdatePaging();
+  // Forgets every jump: what an instruction pointer means has changed.
+  void ForgetJumps();
+  // Forgets every translation and every jump that rests on one.
+  void FlushTranslations();
+  // Forgets those of the page that holds `linear`.
+  void FlushPage(std::uint64_t linear);
+  PagingState Paging() const;
+
+  // Notes an exception at the current instruction and returns false, so that an instruction can
+  // end with `return core.Raise(...)`.
+  bool Raise(Vector vector);
+  bool Raise(Vector vector, std::uint32_t error_code);
+  bool RaisePageFault(std::uint64_t linear, PageFaultCode code);
+  // #GP, or #SS if `segment` is SS, with error code 0.
+  bool RaiseSegmentFault(SegmentName segment);
+  // Leaves Run with `exit` for the reason given; the instruction starts again. Returns false.
+  bool LeaveWith(ExitReason reason);
+  // Asks the outside: true with the answer in `access.value` if it has been given, else leaves
+  // with kBus (or, if refused, raises #GP(0)) and returns false.
+  bool AskBus(BusAccess& access);
+};
+
+static_assert(__builtin_offsetof(Core, gpr) == 0 &&
+              __builtin_offsetof(Core, ip_base) == kIpBaseRegister);
+
+}  // namespace pagesaw::cpu

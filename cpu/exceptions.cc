@@ -1,0 +1,312 @@
+module;
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+module pagesaw.cpu.exceptions;
+
+import pagesaw.cpu.control_bits;
+import pagesaw.cpu.flags_register;
+import pagesaw.cpu.segmentation;
+import pagesaw.cpu.task_switch;
+import pagesaw.cpu.transfer_stack;
+
+namespace pagesaw::cpu {
+namespace {
+
+bool IsSoftware(const Pending& pending) {
+  return pending.event_class == EventClass::kSoftwareInterrupt;
+}
+
+// Software interrupts, without ICEBP: what a gate's DPL restrains, and what is not "external".
+bool IsFromProgram(const Pending& pending) {
+  return IsSoftware(pending) && !pending.privileged_software;
+}
+
+bool IsException(const Pending& pending) {
+  return pending.event_class == EventClass::kFault || pending.event_class == EventClass::kTrap;
+}
+
+// [intel/vol3] "Interrupt and Exception Classes", of double faults
+bool IsContributory(const Pending& pending) {
+  switch (pending.vector) {
+    case kDe:
+    case kTs:
+    case kNp:
+    case kSsVector:
+    case kGp: return IsException(pending);
+    default: return false;
+  }
+}
+bool IsPageFault(const Pending& pending) {
+  return pending.vector == kPfVector && IsException(pending);
+}
+bool MakesDoubleFault(const Pending& first, const Pending& second) {
+  return (IsContributory(first) && IsContributory(second)) ||
+         (IsPageFault(first) && (IsContributory(second) || IsPageFault(second)));
+}
+
+// An event on its way, with what does not depend on the mode.
+struct Delivering {
+  Core& core;
+  const Pending& pending;
+  std::uint64_t return_rip;
+  std::uint64_t flags;  // the image pushed
+
+  std::uint32_t gate_error() const { return pending.vector * 8u + 2; }
+  bool Refuse(Vector vector) const { return core.Raise(vector, gate_error()); }
+};
+
+// RF in the image makes the restarted instruction immune to its own breakpoint.
+// [intel/vol3] "Instruction-Breakpoint Exception Condition"
+std::uint64_t FlagsImage(const Core& core, const Pending& pending) {
+  const std::uint64_t flags = core.Rflags();
+  if (pending.event_class == EventClass::kFault && pending.vector != kDb) return flags | kFlagRf;
+  return pending.event_class == EventClass::kInterrupt ? flags : flags & ~kFlagRf;
+}
+
+// Pushes of a frame at `bytes` a value.
+struct Frame {
+  StackWriter& stack;
+  unsigned bytes;
+  bool ok = true;
+  void Push(std::uint64_t value) { ok = ok && stack.Push(value, bytes); }
+};
+
+void EnterHandler(Core& core, std::uint64_t cleared) {
+  core.rflags &= ~(kFlagTf | kFlagNt | kFlagRf | kFlagVm | cleared);
+}
+
+bool DeliverReal(const Delivering& event) {
+  Core& core = event.core;
+  const std::uint32_t at = event.pending.vector * 4u;
+  if (at + 3 > core.idtr.limit) return event.Refuse(kGp);
+  std::uint32_t target = 0;
+  if (!LoadSystem(core, static_cast<std::uint32_t>(core.idtr.base + at), target)) return false;
+  StackWriter stack(core, core.segments[kSs], core.gpr[kRsp], false, By::kProgram, 0);
+  Frame frame{stack, 2};
+  frame.Push(event.flags & ~kFlagRf);
+  frame.Push(core.segments[kCs].selector);
+  frame.Push(event.return_rip);
+  if (!frame.ok) return false;
+  SetSegment(core, kCs, RealModeSegment(core, kCs, static_cast<std::uint16_t>(target >> 16)));
+  core.rflags &= ~(kFlagIf | kFlagTf | kFlagAc | kFlagRf);
+  core.UpdateMode();
+  SetStackPointer(core, stack.sp());
+  core.rip = target & 0xffff;
+  return true;
+}
+
+// Reads the gate and makes the checks that both protected-mode formats share.
+bool ReadGate(const Delivering& event, bool wide, Descriptor& gate) {
+  Core& core = event.core;
+  const std::uint32_t bytes = wide ? 16 : 8;
+  const std::uint32_t at = event.pending.vector * bytes;
+  if (at + bytes - 1 > core.idtr.limit) return event.Refuse(kGp);
+  gate.address = core.idtr.base + at;
+  if (!wide) gate.address = static_cast<std::uint32_t>(gate.address);
+  if (!LoadSystem(core, gate.address, gate.low)) return false;
+  if (wide && !LoadSystem(core, gate.address + 8, gate.high)) return false;
+  const unsigned type = gate.type();
+  const bool is_32 = type == kInterruptGate32 || type == kTrapGate32;
+  const bool is_legacy = type == kInterruptGate16 || type == kTrapGate16 || type == kTaskGate;
+  if (!gate.is_system() || (!is_32 && (wide || !is_legacy))) return event.Refuse(kGp);
+  if (IsFromProgram(event.pending) && gate.dpl() < core.cpl) return event.Refuse(kGp);
+  return gate.present() || event.Refuse(kNp);
+}
+
+// Fetches the handler's code segment and checks privilege; gives the new CPL.
+bool FetchHandler(Core& core, std::uint16_t selector, Descriptor& code, unsigned& cpl) {
+  if (IsNull(selector)) return core.Raise(kGp, 0);
+  if (!Fetch(core, selector, kGp, code)) return false;
+  const bool fits = core.long_mode() ? code.long_mode() && !code.big() : true;
+  if (!code.is_code() || code.dpl() > core.cpl || !fits) {
+    return core.Raise(kGp, SelectorError(selector));
+  }
+  cpl = code.is_conforming() ? core.cpl : code.dpl();
+  // From virtual-8086 mode the way leads to level 0 only.
+  if (core.virtual_8086() && cpl != 0) return core.Raise(kGp, SelectorError(selector));
+  return true;
+}
+
+std::uint64_t ClearedBy(const Descriptor& gate) { return (gate.type() & 1) == 0 ? kFlagIf : 0; }
+
+bool DeliverLong(const Delivering& event) {
+  Core& core = event.core;
+  Descriptor gate;
+  Descriptor code;
+  Segment cs;
+  unsigned cpl = 0;
+  if (!ReadGate(event, true, gate) || !FetchHandler(core, gate.gate_selector(), code, cpl) ||
+      !PrepareCode(core, gate.gate_selector(), code, cpl, cs)) {
+    return false;
+  }
+  const std::uint64_t target = gate.gate_offset();
+  if (!IsCanonicalNow(core, target)) return core.Raise(kGp, 0);
+
+  const bool inner = cpl != core.cpl;
+  const unsigned ist = (gate.low >> 32) & 7;
+  std::uint64_t sp = core.gpr[kRsp];
+  if ((inner || ist != 0) && !LoadTssStack64(core, cpl, ist, sp)) return false;
+  const Segment ss = inner ? NullStack(cpl) : core.segments[kSs];
+  StackWriter stack(core, ss, sp & ~std::uint64_t{15}, true,
+                    inner ? By::kProcessor : By::kProgram, 0);
+  Frame frame{stack, 8};
+  frame.Push(core.segments[kSs].selector);
+  frame.Push(core.gpr[kRsp]);
+  frame.Push(event.flags);
+  frame.Push(core.segments[kCs].selector);
+  frame.Push(event.return_rip);
+  if (event.pending.has_error_code) frame.Push(event.pending.error_code);
+  if (!frame.ok) return false;
+
+  SetSegment(core, kCs, cs);
+  core.segments[kSs] = ss;
+  EnterHandler(core, ClearedBy(gate));
+  core.UpdateMode();
+  SetStackPointer(core, stack.sp());
+  core.rip = target;
+  return true;
+}
+
+// The frame of a 16- or 32-bit gate.
+bool PushFrame(const Delivering& event, StackWriter& stack, unsigned bytes, bool inner) {
+  const Core& core = event.core;
+  Frame frame{stack, bytes};
+  if (core.virtual_8086()) {
+    for (const SegmentName name : {kGs, kFs, kDs, kEs}) frame.Push(core.segments[name].selector);
+  }
+  if (inner) {
+    frame.Push(core.segments[kSs].selector);
+    frame.Push(core.gpr[kRsp]);
+  }
+  frame.Push(event.flags);
+  frame.Push(core.segments[kCs].selector);
+  frame.Push(event.return_rip);
+  if (event.pending.has_error_code) frame.Push(event.pending.error_code);
+  return frame.ok;
+}
+
+bool DeliverProtected(const Delivering& event) {
+  Core& core = event.core;
+  Descriptor gate;
+  if (!ReadGate(event, false, gate)) return false;
+  if (gate.type() == kTaskGate) {
+    return SwitchTaskByGate(core, gate, TaskSwitchKind::kCall, event.return_rip,
+                            event.pending.has_error_code
+                                ? std::optional<std::uint32_t>(event.pending.error_code)
+                                : std::nullopt);
+  }
+  Descriptor code;
+  Segment cs;
+  unsigned cpl = 0;
+  if (!FetchHandler(core, gate.gate_selector(), code, cpl) ||
+      !PrepareCode(core, gate.gate_selector(), code, cpl, cs)) {
+    return false;
+  }
+  const bool inner = cpl != core.cpl;
+  Segment ss = core.segments[kSs];
+  std::uint64_t sp = core.gpr[kRsp];
+  std::uint32_t stack_error = 0;
+  if (inner) {
+    std::uint16_t selector = 0;
+    if (!LoadTssStack(core, cpl, selector, sp) ||
+        !PrepareStack(core, selector, cpl, kTs, ss)) {
+      return false;
+    }
+    stack_error = SelectorError(selector);
+  }
+  const unsigned bytes = gate.type() >= kInterruptGate32 ? 4 : 2;
+  StackWriter stack(core, ss, sp, false, inner ? By::kProcessor : By::kProgram, stack_error);
+  if (!PushFrame(event, stack, bytes, inner)) return false;
+  const std::uint64_t target = gate.gate_offset() & (bytes == 4 ? 0xffff'ffff : 0xffff);
+  if (target > cs.limit) return core.Raise(kGp, 0);
+
+  if (core.virtual_8086()) {
+    for (const SegmentName name : {kGs, kFs, kDs, kEs}) {
+      core.segments[name] = Segment{.selector = 0, .attributes = 0, .limit = 0, .base = 0};
+    }
+  }
+  SetSegment(core, kCs, cs);
+  core.segments[kSs] = ss;
+  EnterHandler(core, ClearedBy(gate));
+  core.UpdateMode();
+  SetStackPointer(core, stack.sp());
+  core.rip = target;
+  return true;
+}
+
+bool TryDeliver(Core& core, const Pending& pending) {
+  const Delivering event{core, pending, IsSoftware(pending) ? pending.return_rip : core.rip,
+                         FlagsImage(core, pending)};
+  const bool done = core.real_mode()   ? DeliverReal(event)
+                    : core.long_mode() ? DeliverLong(event)
+                                       : DeliverProtected(event);
+  if (!done) return false;
+  core.interrupt_shadow = false;
+  core.activity = Activity::kActive;
+  if (IsPageFault(pending)) core.cr2 = pending.cr2;
+  if (pending.vector == kDb && IsException(pending)) {
+    core.dr6 = (core.dr6 & ~std::uint64_t{15}) | pending.dr6;
+    core.dr7 &= ~kDr7Gd;
+  }
+  if (pending.vector == kNmiVector && pending.event_class == EventClass::kInterrupt) {
+    core.nmi_blocked = true;
+  }
+  return true;
+}
+
+bool SoftwareInterrupt(Core& core, const Op& op, std::uint8_t vector, bool privileged) {
+  const Pending pending{.vector = vector,
+                        .event_class = EventClass::kSoftwareInterrupt,
+                        .privileged_software = privileged,
+                        .return_rip = core.rip};
+  core.rip = core.RipOf(&op);
+  return Deliver(core, pending) == Delivery::kDone;
+}
+
+}  // namespace
+
+Delivery Deliver(Core& core, const Pending& pending) {
+  Pending current = pending;
+  const std::uint64_t old_cr2 = core.cr2;
+  for (;;) {
+    core.stop = Stop::kNone;
+    if (TryDeliver(core, current)) return Delivery::kDone;
+    if (core.stop == Stop::kExit) {
+      core.cr2 = old_cr2;
+      return Delivery::kLeave;
+    }
+    Pending nested = core.exception;
+    if (current.vector == kDf && IsException(current)) {
+      core.activity = Activity::kShutdown;
+      core.exit = Exit{};
+      core.LeaveWith(ExitReason::kShutdown);
+      return Delivery::kShutdown;
+    }
+    // CR2 tells the last page fault even if it is never delivered as one.
+    if (IsPageFault(nested)) core.cr2 = nested.cr2;
+    const bool names_selector = IsContributory(nested) && nested.vector != kDe;
+    if (names_selector && !IsFromProgram(current)) nested.error_code |= 1;  // EXT
+    if (MakesDoubleFault(current, nested)) {
+      current = Pending{.vector = kDf, .has_error_code = true};
+    } else {
+      current = nested;
+    }
+  }
+}
+
+bool Int(Core& core, const Op& op) {
+  if (core.virtual_8086() && !MayDoIo(core)) return core.Raise(kGp, 0);
+  return SoftwareInterrupt(core, op, static_cast<std::uint8_t>(op.immediate), false);
+}
+
+bool Int1(Core& core, const Op& op) { return SoftwareInterrupt(core, op, kDb, true); }
+bool Int3(Core& core, const Op& op) { return SoftwareInterrupt(core, op, kBp, false); }
+
+bool Into(Core& core, const Op& op) {
+  if (core.code_64()) return core.Raise(kUd);
+  if (!core.flags.overflow()) return true;
+  return SoftwareInterrupt(core, op, kOfVector, false);
+}
+
+}  // namespace pagesaw::cpu

@@ -1,0 +1,131 @@
+module;
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+module pagesaw.cpu.fetch;
+
+import pagesaw.cpu.hardware_walk;
+import pagesaw.cpu.memory;
+
+namespace pagesaw::cpu {
+namespace {
+
+constexpr std::uint64_t kPageMask = 0xfff;
+constexpr std::size_t kMaxInstructionBytes = 15;
+
+// Translates the fetch of the byte at `linear`.
+bool TranslateFetch(Core& core, std::uint64_t linear, const std::byte*& host) {
+  const bool user = core.cpl == 3;
+  TlbBank& bank = core.tlb.bank(user ? BankName::kUser : BankName::kSupervisor);
+  TlbEntry& entry = bank.At(linear);
+  const std::uint64_t tag = linear & ~kPageMask;
+  if (entry.fetch_tag == tag) {
+    host = reinterpret_cast<const std::byte*>(linear + entry.addend);
+    return true;
+  }
+  HostPage page;
+  const Access access = Access::Fetch(user ? Privilege::kUser : Privilege::kSupervisor);
+  if (!WalkHardware(core, linear, access, page)) return false;
+  const std::uint64_t addend = page.host - linear;
+  if (entry.addend != addend) entry = TlbEntry{};
+  if (entry.read_tag != tag) entry.read_tag = kNoTag;
+  if (entry.write_tag != tag) entry.write_tag = kNoTag;
+  entry.fetch_tag = tag;
+  entry.addend = addend;
+  bank.used = true;
+  bank.large = bank.large || page.level != Level::kPt;
+  host = reinterpret_cast<const std::byte*>(page.host);
+  return true;
+}
+
+// Bytes from RIP to the limit of the code segment; many in 64-bit mode.
+std::uint64_t BytesToLimit(const Core& core) {
+  if (core.code_64()) return ~std::uint64_t{0};
+  const Segment& cs = core.segments[kCs];
+  return core.rip > cs.limit ? 0 : cs.limit - core.rip + 1;
+}
+
+}  // namespace
+
+Block* Fetcher::Find(Core& core, bool single) {
+  Op* const link = core.link;
+  core.link = nullptr;
+  const std::uint64_t to_limit = BytesToLimit(core);
+  const std::uint64_t linear =
+      core.code_64() ? core.rip : static_cast<std::uint32_t>(core.segments[kCs].base + core.rip);
+  if (to_limit == 0 ||
+      (core.code_64() && !IsCanonical(Gva(linear), (core.cr4 & kCr4La57) != 0 ? 57 : 48))) {
+    core.Raise(kGp, 0);
+    return nullptr;
+  }
+  const std::byte* host = nullptr;
+  if (!TranslateFetch(core, linear, host)) return nullptr;
+  const CodeMode mode = {
+      .size = core.code_size, .protected_mode = core.protected_mode(), .single = single};
+  if (to_limit < kPageMask + 1) {
+    return DecodeAcrossPages(core, linear, host, mode);
+  }
+  Block* block = cache_->Find(host, mode);
+  if (block == nullptr) {
+    const std::uint64_t generation = cache_->generation();
+    block = Decode(core, linear, host, mode);
+    if (cache_->generation() != generation) {
+      core.FlushTranslations();  // what jumps remember may be gone
+      return block;
+    }
+  }
+  if (block == nullptr || block == &scratch_ || single) return block;
+  core.jump_cache[JumpCacheIndex(core.rip)] = {core.rip, core.context, block};
+  if (link != nullptr && core.rip - block->ops->ip == core.ip_base) {
+    link->immediate = reinterpret_cast<std::uint64_t>(block);
+  }
+  return block;
+}
+
+Block* Fetcher::Decode(Core& core, std::uint64_t linear, const std::byte* host, CodeMode mode) {
+  const auto offset = static_cast<std::uint16_t>(linear & kPageMask);
+  const CodeBytes bytes = {host, kPageMask + 1 - offset, offset};
+  Op* ops = cache_->Reserve(kMaxBlockOps);
+  const DecodedBlock decoded = DecodeBlock(bytes, mode, *core.model, ops);
+  if (decoded.ops == 0) return DecodeAcrossPages(core, linear, host, mode);
+  const auto address = reinterpret_cast<std::uint64_t>(host);
+  if (!cache_->HoldsCode(address)) core.tlb.FlushWritesTo(address);
+  return cache_->Keep(host, decoded.bytes, mode, ops, decoded.ops, decoded.instructions);
+}
+
+// One instruction, from a copy of its bytes, which may lie in two pages.
+Block* Fetcher::DecodeAcrossPages(Core& core, std::uint64_t linear, const std::byte* host,
+                                  CodeMode mode) {
+  mode.single = true;
+  std::array<std::byte, kMaxInstructionBytes> copy;
+  const auto offset = static_cast<std::uint16_t>(linear & kPageMask);
+  const std::uint64_t to_limit = std::min<std::uint64_t>(BytesToLimit(core), copy.size());
+  const std::size_t in_first = std::min<std::size_t>(to_limit, kPageMask + 1 - offset);
+  std::memcpy(copy.data(), host, in_first);
+  DecodedBlock decoded =
+      DecodeBlock({copy.data(), in_first, offset}, mode, *core.model, scratch_ops_.data());
+  if (decoded.ops == 0 && in_first < to_limit) {
+    const std::byte* second = nullptr;
+    const std::uint64_t next = (linear | kPageMask) + 1;
+    if (!TranslateFetch(core, core.code_64() ? next : static_cast<std::uint32_t>(next), second)) {
+      return nullptr;
+    }
+    std::memcpy(copy.data() + in_first, second, to_limit - in_first);
+    decoded = DecodeBlock({copy.data(), static_cast<std::size_t>(to_limit), offset}, mode,
+                          *core.model, scratch_ops_.data());
+  }
+  if (decoded.ops == 0) {
+    core.Raise(kGp, 0);  // it runs past the limit, or past 15 bytes
+    return nullptr;
+  }
+  return Scratch(decoded);
+}
+
+Block* Fetcher::Scratch(const DecodedBlock& decoded) {
+  scratch_ = {scratch_ops_.data(), static_cast<std::uint32_t>(decoded.ops), decoded.instructions};
+  return &scratch_;
+}
+
+}  // namespace pagesaw::cpu

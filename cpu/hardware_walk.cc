@@ -1,0 +1,179 @@
+module;
+#include <cstddef>
+#include <cstdint>
+module pagesaw.cpu.hardware_walk;
+
+import pagesaw.core.page_walker;
+import pagesaw.mmu.linear_walk;
+import pagesaw.mmu.walk;
+
+namespace pagesaw::cpu {
+namespace {
+
+bool LeaveWithTableFault(Core& core, const TableFault& fault) {
+  core.exit.fault = fault;
+  return core.LeaveWith(ExitReason::kTableFault);
+}
+
+TableFault Describe(const WalkFault& fault, Access access) {
+  return {.address = fault.address,
+          .access = access,
+          .present = fault.kind != WalkFault::Kind::kNotPresent,
+          .malformed = fault.kind == WalkFault::Kind::kMalformed,
+          .rights = fault.rights};
+}
+
+WalkResult WalkGiven(const Core& core, InputAddress address, Access access) {
+  HostTableSpace<true> space;
+  return WalkTables<AnyLayout>(*core.tables.format,
+                               {.table = OutputAddress(core.tables.root.bits()),
+                                .level = core.tables.level,
+                                .address = address,
+                                .access = access},
+                               space);
+}
+
+bool MayWrite(const PageFormat& format, const Translation& translation, Privilege by) {
+  return !format.PermissionFault(translation.rights, Access::Write(by)) &&
+         (!format.accessed_dirty || (translation.leaf & format.layout.dirty) != 0);
+}
+
+// The guest's tables, reached through the second stage.
+class ThroughSecondStage {
+ public:
+  static constexpr bool kUpdates = true;
+
+  ThroughSecondStage(Core& core, bool paging) : core_(core), paging_(paging) {}
+
+  TableEntry Find(OutputAddress at) {
+    const Access access = Access::Read(Privilege::kUser);
+    const WalkResult result = WalkGiven(core_, InputOf(GpaOf(at)), access);
+    if (!result) {
+      Refuse(result.fault(), access, at);
+      // Where no memory is, the entry is whatever a device or the empty bus answers.
+      fault_.bus = {.kind = BusAccess::Kind::kMmioRead,
+                    .bytes = core_.guest_format.layout.entry_bytes,
+                    .address = at.bits()};
+      const BusAccess* answer = core_.replay.Take(fault_.bus);
+      if (answer == nullptr) return {.refusal = WalkFault::Kind::kSecondStage};
+      answered_entry_ = answer->value;
+      return {.host = reinterpret_cast<std::byte*>(&answered_entry_)};
+    }
+    return {.host = reinterpret_cast<std::byte*>(result->output.bits())};
+  }
+
+  EntryUpdate PrepareUpdate(OutputAddress at) {
+    const Access access = Access::Write(Privilege::kUser);
+    const WalkResult result = WalkGiven(core_, InputOf(GpaOf(at)), access);
+    if (result) return EntryUpdate::kAllowed;
+    Refuse(result.fault(), access, at);
+    // An entry in memory that cannot be written stays as it is: the outside answers without a
+    // write.
+    fault_.bus = {.kind = BusAccess::Kind::kMmioWrite, .address = at.bits()};
+    return core_.replay.Take(fault_.bus) != nullptr ? EntryUpdate::kSkipped : EntryUpdate::kRefused;
+  }
+
+  bool Finish(Translation& translation, Access access) {
+    const Access asked = SecondStageAccess(translation.rights, access);
+    const WalkResult result = WalkGiven(core_, InputOf(GpaOf(translation.output)), asked);
+    if (!result) {
+      Refuse(result.fault(), asked, translation.output);
+      fault_.stage = Stage::kFinal;
+      fault_.guest_rights = translation.rights;
+      return false;
+    }
+    final_ = *result;
+    return true;
+  }
+
+  const Translation& final_stage() const { return final_; }
+  const TableFault& fault() const { return fault_; }
+  Privilege final_privilege() const { return privilege_; }
+
+ private:
+  // Where execute rights are split by entries' own bits, the mode is that of the linear address: a
+  // user page, or no paging. Where user pages refuse supervisor fetches, it is the processor's.
+  // Elsewhere every access is a user access.
+  Access SecondStageAccess(Rights guest, Access access) {
+    const PageFormat& format = *core_.tables.format;
+    bool user = true;
+    if (format.layout.grants_execute()) {
+      user = !paging_ || guest.user();
+    } else if (format.user_pages_refuse_supervisor_fetch) {
+      user = access.is_user();
+    }
+    privilege_ = user ? Privilege::kUser : Privilege::kSupervisor;
+    if (access.is_fetch()) return Access::Fetch(privilege_);
+    return access.is_write() ? Access::Write(privilege_) : Access::Read(privilege_);
+  }
+
+  void Refuse(const WalkFault& fault, Access access, OutputAddress at) {
+    fault_ = Describe(fault, access);
+    fault_.address = InputAddress(at.bits());
+    fault_.stage = Stage::kTable;
+  }
+
+  Core& core_;
+  bool paging_;
+  Translation final_;
+  TableFault fault_;
+  std::uint64_t answered_entry_ = 0;
+  Privilege privilege_ = Privilege::kUser;
+};
+
+bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& page) {
+  const PagingState paging = core.Paging();
+  const PageFormat& guest = core.guest_format;
+  ThroughSecondStage space(core, paging.paging());
+  const WalkResult result = WalkLinear(paging, guest, InputAddress(linear), access, space, nullptr);
+  if (!result) {
+    if (result.fault().kind != WalkFault::Kind::kSecondStage) {
+      return core.RaisePageFault(linear, result.fault().code);
+    }
+    TableFault fault = space.fault();
+    fault.linear = Gva(linear);
+    fault.linear_valid = true;
+    return LeaveWithTableFault(core, fault);
+  }
+  const Translation& last = space.final_stage();
+  const PageFormat& format = *core.tables.format;
+  const Privilege by = access.privilege();
+  const Access read = access.smap_waived() ? Access::Read(by).WithSmapWaived() : Access::Read(by);
+  const Access write =
+      access.smap_waived() ? Access::Write(by).WithSmapWaived() : Access::Write(by);
+  const bool plain = !paging.paging();
+  page.host = last.output.bits();
+  page.level = last.level < result->level || plain ? last.level : result->level;
+  page.readable = (plain || !guest.PermissionFault(result->rights, read)) &&
+                  !format.PermissionFault(last.rights, Access::Read(space.final_privilege()));
+  page.writable =
+      (plain || (!guest.PermissionFault(result->rights, write) &&
+                 (result->leaf & guest.layout.dirty) != 0 && guest.protection_key_mask == 0)) &&
+      MayWrite(format, last, space.final_privilege());
+  return true;
+}
+
+bool WalkOneStage(Core& core, std::uint64_t linear, Access access, HostPage& page) {
+  const WalkResult result = WalkGiven(core, InputAddress(linear), access);
+  if (!result) {
+    TableFault fault = Describe(result.fault(), access);
+    fault.linear = Gva(linear);
+    fault.linear_valid = true;
+    return LeaveWithTableFault(core, fault);
+  }
+  const PageFormat& format = *core.tables.format;
+  page.host = result->output.bits();
+  page.level = result->level;
+  page.readable = !format.PermissionFault(result->rights, Access::Read(access.privilege()));
+  page.writable = MayWrite(format, *result, access.privilege());
+  return true;
+}
+
+}  // namespace
+
+bool WalkHardware(Core& core, std::uint64_t linear, Access access, HostPage& page) {
+  return core.tables.second_stage ? WalkTwoStages(core, linear, access, page)
+                                  : WalkOneStage(core, linear, access, page);
+}
+
+}  // namespace pagesaw::cpu

@@ -1,0 +1,24 @@
+// What hardware does when its TLB misses: walks the tables that the processor was given and, where
+// those are a second stage, the guest's own tables through them. Sets A and D in both.
+module;
+#include <cstdint>
+export module pagesaw.cpu.hardware_walk;
+
+export import pagesaw.cpu.core;
+
+export namespace pagesaw::cpu {
+
+// Where a linear page is, and what may be done there without walking again.
+struct HostPage {
+  std::uint64_t host = 0;    // of the very byte
+  Level level = Level::kPt;  // of the smallest page on the way
+  bool readable = false;
+  bool writable = false;  // allowed, and dirty in every table
+};
+
+// Translates `linear` for `access`. On failure false, and `core.stop` says why: a page fault for
+// the guest, or an exit with ExitReason::kTableFault whose `bus` is not filled in. `stores`: bytes
+// of a device that the instruction wants there do not matter for the walk.
+bool WalkHardware(Core& core, std::uint64_t linear, Access access, HostPage& page);
+
+}  // namespace pagesaw::cpu

@@ -1,0 +1,267 @@
+module;
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+module pagesaw.cpu.memory;
+
+import pagesaw.cpu.hardware_walk;
+
+namespace pagesaw::cpu {
+namespace {
+
+constexpr std::uint64_t kPageMask = 0xfff;
+
+Access AccessFor(const Core& core, By by, bool write) {
+  if (by == By::kProgram && core.cpl == 3) {
+    return write ? Access::Write(Privilege::kUser) : Access::Read(Privilege::kUser);
+  }
+  const Access access =
+      write ? Access::Write(Privilege::kSupervisor) : Access::Read(Privilege::kSupervisor);
+  return by == By::kProgram && (core.rflags & kFlagAc) != 0 ? access.WithSmapWaived() : access;
+}
+
+TlbBank& BankFor(Core& core, By by) {
+  return by == By::kProgram ? *core.bank : core.tlb.bank(BankName::kSupervisor);
+}
+
+void Fill(Core& core, By by, std::uint64_t linear, const HostPage& page) {
+  TlbBank& bank = BankFor(core, by);
+  if (&bank == &core.tlb.bank(BankName::kChecked)) return;
+  TlbEntry& entry = bank.At(linear);
+  const std::uint64_t tag = linear & ~kPageMask;
+  const std::uint64_t addend = page.host - linear;
+  // A right that the entry has from an earlier walk of the same page stays.
+  if (entry.addend != addend) entry = TlbEntry{};
+  if (entry.fetch_tag != tag) entry.fetch_tag = kNoTag;
+  entry.addend = addend;
+  entry.read_tag = page.readable ? tag : kNoTag;
+  entry.write_tag = page.writable && !core.code->HoldsCode(page.host) ? tag : kNoTag;
+  bank.used = true;
+  bank.large = bank.large || page.level != Level::kPt;
+}
+
+// Finds out where [linear, linear + bytes), in one page, is. False: a fault for the guest, or a
+// table fault, which may turn out to be a device's: then `core.exit.fault.bus` says which access it
+// is. `bytes` 0 only asks whether the access could be made.
+bool Locate(Core& core, std::uint64_t linear, unsigned bytes, bool write, By by, std::byte*& host) {
+  const TlbEntry& entry = BankFor(core, by).At(linear);
+  if ((linear & ~kPageMask) == (write ? entry.write_tag : entry.read_tag)) {
+    host = reinterpret_cast<std::byte*>(linear + entry.addend);
+    return true;
+  }
+  HostPage page;
+  if (WalkHardware(core, linear, AccessFor(core, by, write), page)) {
+    Fill(core, by, linear, page);
+    host = reinterpret_cast<std::byte*>(page.host);
+    return true;
+  }
+  core.exit.fault.bus = {.kind = write ? BusAccess::Kind::kMmioWrite : BusAccess::Kind::kMmioRead,
+                         .bytes = static_cast<std::uint8_t>(bytes),
+                         .address = core.exit.fault.address.bits()};
+  return false;
+}
+
+bool IsFinalTableFault(const Core& core) {
+  return core.stop == Stop::kExit && core.exit.reason == ExitReason::kTableFault &&
+         core.exit.fault.stage == Stage::kFinal;
+}
+
+// Whether the table fault that Locate met is a device access that the outside has answered: then it
+// is forgotten and `value` holds the answer.
+bool Answered(Core& core, std::uint64_t to_write, std::uint64_t& value) {
+  if (!IsFinalTableFault(core)) return false;
+  core.exit.fault.bus.value = to_write;
+  const BusAccess* answer = core.replay.Take(core.exit.fault.bus);
+  if (answer == nullptr) return false;
+  core.stop = Stop::kNone;
+  value = answer->value;
+  return true;
+}
+
+// Whether Locate met the mark of a device page: forgets the fault.
+bool KnownDevice(Core& core) {
+  if (!IsFinalTableFault(core) || !core.exit.fault.malformed) return false;
+  core.stop = Stop::kNone;
+  return true;
+}
+
+// The bytes of an access that lie in the page of `linear`, at most 8.
+unsigned PieceAt(std::uint64_t linear, unsigned bytes) {
+  const auto to_end = static_cast<unsigned>(kPageMask + 1 - (linear & kPageMask));
+  return std::min({bytes, to_end, 8u});
+}
+
+template <class T>
+void Move(std::byte* to, const std::byte* from) {
+  StoreHost<T>(to, LoadHost<T>(from));
+}
+
+// Moves 1 to 8 bytes, in one access where they are a power of two and aligned.
+void MoveBytes(std::byte* to, const std::byte* from, unsigned bytes) {
+  switch (bytes) {
+    case 1:
+      return Move<std::uint8_t>(to, from);
+    case 2:
+      return Move<std::uint16_t>(to, from);
+    case 4:
+      return Move<std::uint32_t>(to, from);
+    case 8:
+      return Move<std::uint64_t>(to, from);
+    default:
+      std::memcpy(to, from, bytes);
+  }
+}
+
+bool LoadPiece(Core& core, std::uint64_t linear, std::byte* to, unsigned bytes, By by) {
+  std::byte* host = nullptr;
+  if (Locate(core, linear, bytes, false, by, host)) {
+    MoveBytes(to, host, bytes);
+    return true;
+  }
+  std::uint64_t value = 0;
+  if (!Answered(core, 0, value)) return false;
+  std::memcpy(to, &value, bytes);
+  return true;
+}
+
+void StoreToMemory(Core& core, std::byte* host, const std::byte* from, unsigned bytes) {
+  core.code->Changed(reinterpret_cast<std::uint64_t>(host), bytes);
+  MoveBytes(host, from, bytes);
+}
+
+bool StorePiece(Core& core, std::uint64_t linear, const std::byte* from, unsigned bytes, By by) {
+  std::byte* host = nullptr;
+  if (Locate(core, linear, bytes, true, by, host)) {
+    StoreToMemory(core, host, from, bytes);
+    return true;
+  }
+  std::uint64_t value = 0;
+  std::memcpy(&value, from, bytes);
+  std::uint64_t ignored = 0;
+  return Answered(core, value, ignored);
+}
+
+// Whether an access at CPL 3 under alignment checking is misaligned.
+// [intel/vol3] "Alignment Check Exception (#AC)"
+bool Misaligned(const Core& core, std::uint64_t linear, unsigned bytes, By by) {
+  const TlbBank* checked = &const_cast<Core&>(core).tlb.bank(BankName::kChecked);
+  return by == By::kProgram && core.bank == checked && std::has_single_bit(bytes) &&
+         (linear & (bytes - 1)) != 0;
+}
+
+// Whether every page of the access could be accessed now.
+bool ProbeRange(Core& core, std::uint64_t linear, unsigned bytes, bool write, By by) {
+  const std::uint64_t last = linear + bytes - 1;
+  for (std::uint64_t at = linear;; at = last & ~kPageMask) {
+    std::byte* host = nullptr;
+    std::uint64_t ignored = 0;
+    if (!Locate(core, at, 0, write, by, host) && !KnownDevice(core) &&
+        !Answered(core, 0, ignored)) {
+      return false;
+    }
+    if ((at & ~kPageMask) == (last & ~kPageMask)) return true;
+  }
+}
+
+bool InLimit(const Segment& segment, std::uint64_t offset, unsigned bytes) {
+  const std::uint64_t last = offset + bytes - 1;
+  const bool expand_down = !segment.is_code() && (segment.type() & 4) != 0;
+  if (!expand_down) return last <= segment.limit && last >= offset;
+  const std::uint64_t top = segment.big() ? 0xffff'ffff : 0xffff;
+  return offset > segment.limit && last <= top;
+}
+
+// [intel/vol3] "Type Checking": what may be done to a data or code segment.
+bool TypeAllows(const Segment& segment, bool write) {
+  if (write) return !segment.is_code() && (segment.type() & 2) != 0;
+  return !segment.is_code() || (segment.type() & 2) != 0;
+}
+
+}  // namespace
+
+bool Linear(Core& core, SegmentName name, std::uint64_t offset, unsigned bytes, bool write,
+            std::uint64_t& linear) {
+  const Segment& segment = core.segments[name];
+  if (core.code_64()) {
+    linear = offset + (name == kFs || name == kGs ? segment.base : 0);
+    const unsigned width = (core.cr4 & kCr4La57) != 0 ? 57 : 48;
+    if (!IsCanonical(Gva(linear), width) || !IsCanonical(Gva(linear + bytes - 1), width)) {
+      return core.RaiseSegmentFault(name);
+    }
+    return true;
+  }
+  const bool checked = core.protected_mode() && !core.virtual_8086();
+  if (checked && (!segment.present() || !TypeAllows(segment, write))) {
+    return core.RaiseSegmentFault(name);
+  }
+  if (!InLimit(segment, offset, bytes)) return core.RaiseSegmentFault(name);
+  linear = static_cast<std::uint32_t>(segment.base + offset);
+  return true;
+}
+
+bool LoadSlow(Core& core, std::uint64_t linear, void* to, unsigned bytes, By by) {
+  if (Misaligned(core, linear, bytes, by)) return core.Raise(kAcVector, 0);
+  // A load within a page is single.
+  if (bytes <= 8 && PieceAt(linear, bytes) == bytes) {
+    return LoadPiece(core, linear, static_cast<std::byte*>(to), bytes, by);
+  }
+  for (unsigned done = 0; done < bytes;) {
+    const unsigned piece = PieceAt(linear + done, bytes - done);
+    if (!LoadPiece(core, linear + done, static_cast<std::byte*>(to) + done, piece, by)) {
+      return false;
+    }
+    done += piece;
+  }
+  return true;
+}
+
+bool StoreSlow(Core& core, std::uint64_t linear, const void* from, unsigned bytes, By by) {
+  if (Misaligned(core, linear, bytes, by)) return core.Raise(kAcVector, 0);
+  if (bytes <= 8 && PieceAt(linear, bytes) == bytes) {
+    return StorePiece(core, linear, static_cast<const std::byte*>(from), bytes, by);
+  }
+  if (!ProbeWrite(core, linear, bytes, by)) return false;
+  for (unsigned done = 0; done < bytes;) {
+    const unsigned piece = PieceAt(linear + done, bytes - done);
+    if (!StorePiece(core, linear + done, static_cast<const std::byte*>(from) + done, piece, by)) {
+      return false;
+    }
+    done += piece;
+  }
+  return true;
+}
+
+bool ProbeWrite(Core& core, std::uint64_t linear, unsigned bytes, By by) {
+  return ProbeRange(core, linear, bytes, true, by);
+}
+
+bool ProbeRead(Core& core, std::uint64_t linear, unsigned bytes, By by) {
+  return ProbeRange(core, linear, bytes, false, by);
+}
+
+bool HostForModify(Core& core, std::uint64_t linear, unsigned bytes, std::byte*& host) {
+  host = nullptr;
+  if (Misaligned(core, linear, bytes, By::kProgram)) return core.Raise(kAcVector, 0);
+  if ((linear & (bytes - 1)) != 0 && (linear & kPageMask) + bytes > kPageMask + 1) {
+    return ProbeWrite(core, linear, bytes, By::kProgram);
+  }
+  if (Locate(core, linear, 0, true, By::kProgram, host)) {
+    core.code->Changed(reinterpret_cast<std::uint64_t>(host), bytes);
+    return true;
+  }
+  std::uint64_t ignored = 0;
+  host = nullptr;
+  return KnownDevice(core) || Answered(core, 0, ignored);
+}
+
+bool StackAddress(Core& core, std::int64_t offset, unsigned bytes, bool write,
+                  std::uint64_t& linear) {
+  const std::uint64_t sp = core.gpr[kRsp] + static_cast<std::uint64_t>(offset);
+  if (core.stack_64) return Linear(core, kSs, sp, bytes, write, linear);
+  return Linear(core, kSs, core.stack_32 ? static_cast<std::uint32_t>(sp) : sp & 0xffff, bytes,
+                write, linear);
+}
+
+}  // namespace pagesaw::cpu

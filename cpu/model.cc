@@ -1,0 +1,336 @@
+module;
+#include <array>
+#include <bitset>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <variant>
+module pagesaw.cpu.model;
+
+namespace pagesaw::cpu {
+namespace {
+
+enum Register : std::uint8_t { kEax, kEbx, kEcx, kEdx };
+
+// Whether a feature can be had. kOff: works, but only on request.
+enum class Support : std::uint8_t { kNone, kOff, kOn };
+
+// Where CPUID shows a feature, and what people call it.
+struct FeatureRow {
+  Feature feature;
+  std::string_view name;
+  std::uint32_t leaf;
+  std::uint8_t subleaf;
+  Register reg;
+  std::uint8_t bit;
+  Support support;
+};
+
+constexpr std::uint32_t kExtended = 0x8000'0001;
+
+// [intel/vol2] "CPUID"; [amd/vol3] "Obtaining Processor Information Via the CPUID Instruction"
+constexpr FeatureRow kFeatures[] = {
+    {Feature::kFpu, "fpu", 1, 0, kEdx, 0, Support::kNone},
+    {Feature::kVme, "vme", 1, 0, kEdx, 1, Support::kNone},
+    {Feature::kDe, "de", 1, 0, kEdx, 2, Support::kNone},
+    {Feature::kPse, "pse", 1, 0, kEdx, 3, Support::kOn},
+    {Feature::kTsc, "tsc", 1, 0, kEdx, 4, Support::kOn},
+    {Feature::kMsr, "msr", 1, 0, kEdx, 5, Support::kOn},
+    {Feature::kPae, "pae", 1, 0, kEdx, 6, Support::kOn},
+    {Feature::kMce, "mce", 1, 0, kEdx, 7, Support::kNone},
+    {Feature::kCx8, "cx8", 1, 0, kEdx, 8, Support::kOn},
+    {Feature::kApic, "apic", 1, 0, kEdx, 9, Support::kOn},
+    {Feature::kSep, "sep", 1, 0, kEdx, 11, Support::kOn},
+    {Feature::kMtrr, "mtrr", 1, 0, kEdx, 12, Support::kNone},
+    {Feature::kPge, "pge", 1, 0, kEdx, 13, Support::kOn},
+    {Feature::kMca, "mca", 1, 0, kEdx, 14, Support::kNone},
+    {Feature::kCmov, "cmov", 1, 0, kEdx, 15, Support::kOn},
+    {Feature::kPat, "pat", 1, 0, kEdx, 16, Support::kOn},
+    {Feature::kPse36, "pse36", 1, 0, kEdx, 17, Support::kOn},
+    {Feature::kClflush, "clflush", 1, 0, kEdx, 19, Support::kOn},
+    {Feature::kMmx, "mmx", 1, 0, kEdx, 23, Support::kNone},
+    {Feature::kFxsr, "fxsr", 1, 0, kEdx, 24, Support::kNone},
+    {Feature::kSse, "sse", 1, 0, kEdx, 25, Support::kNone},
+    {Feature::kSse2, "sse2", 1, 0, kEdx, 26, Support::kNone},
+    {Feature::kSse3, "sse3", 1, 0, kEcx, 0, Support::kNone},
+    {Feature::kPclmulqdq, "pclmulqdq", 1, 0, kEcx, 1, Support::kNone},
+    {Feature::kMonitor, "monitor", 1, 0, kEcx, 3, Support::kNone},
+    {Feature::kSsse3, "ssse3", 1, 0, kEcx, 9, Support::kNone},
+    {Feature::kFma, "fma", 1, 0, kEcx, 12, Support::kNone},
+    {Feature::kCx16, "cx16", 1, 0, kEcx, 13, Support::kOn},
+    {Feature::kPcid, "pcid", 1, 0, kEcx, 17, Support::kOn},
+    {Feature::kSse41, "sse4_1", 1, 0, kEcx, 19, Support::kNone},
+    {Feature::kSse42, "sse4_2", 1, 0, kEcx, 20, Support::kNone},
+    {Feature::kX2apic, "x2apic", 1, 0, kEcx, 21, Support::kOn},
+    {Feature::kMovbe, "movbe", 1, 0, kEcx, 22, Support::kOn},
+    {Feature::kPopcnt, "popcnt", 1, 0, kEcx, 23, Support::kOn},
+    {Feature::kTscDeadline, "tsc_deadline_timer", 1, 0, kEcx, 24, Support::kOn},
+    {Feature::kAes, "aes", 1, 0, kEcx, 25, Support::kNone},
+    {Feature::kXsave, "xsave", 1, 0, kEcx, 26, Support::kNone},
+    {Feature::kAvx, "avx", 1, 0, kEcx, 28, Support::kNone},
+    {Feature::kF16c, "f16c", 1, 0, kEcx, 29, Support::kNone},
+    {Feature::kRdrand, "rdrand", 1, 0, kEcx, 30, Support::kOn},
+    {Feature::kHypervisor, "hypervisor", 1, 0, kEcx, 31, Support::kOn},
+    {Feature::kFsgsbase, "fsgsbase", 7, 0, kEbx, 0, Support::kOn},
+    {Feature::kTscAdjust, "tsc_adjust", 7, 0, kEbx, 1, Support::kNone},
+    {Feature::kBmi1, "bmi1", 7, 0, kEbx, 3, Support::kOn},
+    {Feature::kAvx2, "avx2", 7, 0, kEbx, 5, Support::kNone},
+    {Feature::kSmep, "smep", 7, 0, kEbx, 7, Support::kOn},
+    {Feature::kBmi2, "bmi2", 7, 0, kEbx, 8, Support::kOn},
+    {Feature::kErms, "erms", 7, 0, kEbx, 9, Support::kOn},
+    {Feature::kInvpcid, "invpcid", 7, 0, kEbx, 10, Support::kOn},
+    {Feature::kRdseed, "rdseed", 7, 0, kEbx, 18, Support::kOn},
+    {Feature::kAdx, "adx", 7, 0, kEbx, 19, Support::kOn},
+    {Feature::kSmap, "smap", 7, 0, kEbx, 20, Support::kOn},
+    {Feature::kClflushopt, "clflushopt", 7, 0, kEbx, 23, Support::kOn},
+    {Feature::kClwb, "clwb", 7, 0, kEbx, 24, Support::kOn},
+    {Feature::kSha, "sha_ni", 7, 0, kEbx, 29, Support::kNone},
+    {Feature::kUmip, "umip", 7, 0, kEcx, 2, Support::kOn},
+    {Feature::kPku, "pku", 7, 0, kEcx, 3, Support::kNone},
+    {Feature::kShstk, "shstk", 7, 0, kEcx, 7, Support::kNone},
+    {Feature::kLa57, "la57", 7, 0, kEcx, 16, Support::kNone},
+    {Feature::kRdpid, "rdpid", 7, 0, kEcx, 22, Support::kOn},
+    {Feature::kPks, "pks", 7, 0, kEcx, 31, Support::kNone},
+    {Feature::kIbt, "ibt", 7, 0, kEdx, 20, Support::kNone},
+    {Feature::kLam, "lam", 7, 1, kEax, 26, Support::kNone},
+    {Feature::kLahf, "lahf_lm", kExtended, 0, kEcx, 0, Support::kOn},
+    {Feature::kLzcnt, "abm", kExtended, 0, kEcx, 5, Support::kOn},
+    {Feature::kPrefetchw, "3dnowprefetch", kExtended, 0, kEcx, 8, Support::kOn},
+    {Feature::kSyscall, "syscall", kExtended, 0, kEdx, 11, Support::kOn},
+    {Feature::kNx, "nx", kExtended, 0, kEdx, 20, Support::kOn},
+    {Feature::kGbPages, "pdpe1gb", kExtended, 0, kEdx, 26, Support::kOn},
+    {Feature::kRdtscp, "rdtscp", kExtended, 0, kEdx, 27, Support::kOn},
+    {Feature::kLm, "lm", kExtended, 0, kEdx, 29, Support::kOn},
+};
+
+// Bits of leaf 1 EDX that AMD repeats in leaf 80000001h.
+constexpr std::uint32_t kRepeatedBits = 0x0183'f3ff;
+
+constexpr std::uint32_t kMaxBasicLeaf = 0x15;
+constexpr std::uint32_t kMaxExtendedLeaf = 0x8000'0008;
+constexpr std::uint32_t kHypervisorLeaf = 0x4000'0000;
+constexpr std::string_view kBrand = "Pagesaw Virtual Processor";
+
+const FeatureRow* FindRow(std::string_view name) {
+  for (const FeatureRow& row : kFeatures) {
+    if (row.name == name) return &row;
+  }
+  return nullptr;
+}
+
+// Four characters as CPUID packs them.
+std::uint32_t Characters(std::string_view text, std::size_t from) {
+  std::uint32_t packed = 0;
+  for (std::size_t i = 0; i < 4 && from + i < text.size(); ++i) {
+    packed |= std::uint32_t{static_cast<unsigned char>(text[from + i])} << (8 * i);
+  }
+  return packed;
+}
+
+// Applies one "+name" or "-name"; an error message, or empty.
+std::string ApplyToggle(std::string_view toggle, CpuModel& model) {
+  const std::string quoted = "\"" + std::string(toggle) + "\"";
+  if (toggle.size() < 2 || (toggle[0] != '+' && toggle[0] != '-')) {
+    return "CPU feature " + quoted + ": must be +NAME or -NAME";
+  }
+  const bool on = toggle[0] == '+';
+  const FeatureRow* row = FindRow(toggle.substr(1));
+  if (row == nullptr) return "CPU feature " + quoted + ": unknown";
+  if (on && row->support == Support::kNone) return "CPU feature " + quoted + ": not implemented";
+  model.Set(row->feature, on);
+  return {};
+}
+
+}  // namespace
+
+void CpuModel::set_extension(const VirtExtension* extension) {
+  extension_ = extension;
+  amd_rules_ = extension != nullptr && extension->cpuid_vendor() != "GenuineIntel";
+}
+
+PagingFeatures CpuModel::paging() const {
+  PagingFeatures features;
+  features.physical_bits = physical_bits_;
+  features.gib_pages = Has(Feature::kGbPages);
+  features.no_execute = Has(Feature::kNx);
+  features.pse36_bits = Has(Feature::kPse36) ? (physical_bits_ < 40 ? physical_bits_ : 40) : 32;
+  features.la57 = Has(Feature::kLa57);
+  if (extension_ != nullptr && Has(Feature::kPse36)) {
+    extension_->AdjustPagingFeatures(features.root_bit8_reserved, features.pse36_bits,
+                                     physical_bits_);
+  } else if (extension_ != nullptr) {
+    std::uint8_t unused = 0;
+    extension_->AdjustPagingFeatures(features.root_bit8_reserved, unused, physical_bits_);
+  }
+  return features;
+}
+
+std::uint32_t CpuModel::FeatureBits(std::uint32_t leaf, unsigned subleaf, unsigned reg) const {
+  std::uint32_t bits = 0;
+  for (const FeatureRow& row : kFeatures) {
+    if (row.leaf == leaf && row.subleaf == subleaf && row.reg == reg && Has(row.feature)) {
+      bits |= std::uint32_t{1} << row.bit;
+    }
+  }
+  return bits;
+}
+
+std::uint32_t CpuModel::Signature() const {
+  return amd_rules_ ? 0x0080'0f12 : 0x0005'06e3;  // family 17h model 1; family 6 model 5Eh
+}
+
+CpuidResult CpuModel::FeatureLeaf(const CpuidDynamic& dynamic) const {
+  CpuidResult result;
+  result.eax = Signature();
+  const std::uint32_t count = cpu_count_ < 255 ? cpu_count_ : 255;
+  result.ebx = (apic_id_ & 0xff) << 24 | count << 16 | (Has(Feature::kClflush) ? 8u << 8 : 0);
+  result.ecx = FeatureBits(1, 0, kEcx);
+  result.edx = FeatureBits(1, 0, kEdx);
+  if (Has(Feature::kXsave) && dynamic.osxsave) result.ecx |= 1u << 27;
+  if (!dynamic.apic_enabled) result.edx &= ~(1u << 9);
+  if (cpu_count_ > 1) result.edx |= 1u << 28;  // HTT: more than one logical processor in EBX
+  return result;
+}
+
+CpuidResult CpuModel::StructuredLeaf(std::uint32_t subleaf, const CpuidDynamic& dynamic) const {
+  CpuidResult result;
+  if (subleaf > 1) return result;
+  result = {FeatureBits(7, subleaf, kEax), FeatureBits(7, subleaf, kEbx),
+            FeatureBits(7, subleaf, kEcx), FeatureBits(7, subleaf, kEdx)};
+  if (subleaf == 0) {
+    result.eax = Has(Feature::kLam) ? 1 : 0;  // the last subleaf
+    if (Has(Feature::kPku) && dynamic.ospke) result.ecx |= 1u << 4;
+  }
+  return result;
+}
+
+// One data, one instruction and one unified cache, all of them private to the processor.
+CpuidResult CpuModel::CacheLeaf(std::uint32_t subleaf) const {
+  if (amd_rules_ || subleaf > 2) return {};
+  const std::uint32_t type = subleaf == 2 ? 3 : subleaf + 1;
+  const std::uint32_t level = subleaf == 2 ? 2 : 1;
+  const std::uint32_t cores = cpu_count_ < 64 ? cpu_count_ - 1 : 63;
+  const std::uint32_t sets = subleaf == 2 ? 1024 : 64;
+  return {cores << 26 | 1u << 8 | level << 5 | type, 7u << 22 | 63, sets - 1, 0};
+}
+
+// One thread a core, one package. [intel/vol2] "CPUID", leaf 0Bh
+CpuidResult CpuModel::TopologyLeaf(std::uint32_t subleaf) const {
+  CpuidResult result;
+  result.ecx = subleaf & 0xff;
+  result.edx = apic_id_;
+  if (subleaf == 0) {
+    result.ebx = 1;
+    result.ecx |= 1u << 8;
+  } else if (subleaf == 1) {
+    while ((std::uint32_t{1} << result.eax) < cpu_count_) ++result.eax;
+    result.ebx = cpu_count_;
+    result.ecx |= 2u << 8;
+  }
+  return result;
+}
+
+CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
+                                const CpuidDynamic& dynamic) const {
+  switch (leaf) {
+    case 0: {
+      const std::string_view vendor = extension_ != nullptr ? extension_->cpuid_vendor() : "";
+      return {kMaxBasicLeaf, Characters(vendor, 0), Characters(vendor, 8), Characters(vendor, 4)};
+    }
+    case 1: return FeatureLeaf(dynamic);
+    case 2: return amd_rules_ ? CpuidResult{} : CpuidResult{0x00ff'ff01, 0, 0, 0};  // see leaf 4
+    case 4: return CacheLeaf(subleaf);
+    case 7: return StructuredLeaf(subleaf, dynamic);
+    case 0xb: return Has(Feature::kX2apic) ? TopologyLeaf(subleaf) : CpuidResult{};
+    case 0x15:
+      return amd_rules_ ? CpuidResult{}
+                        : CpuidResult{1, 1, static_cast<std::uint32_t>(kTscHz), 0};
+    default: return {};
+  }
+}
+
+CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf) const {
+  switch (leaf) {
+    case 0x8000'0000: {
+      CpuidResult result = {kMaxExtendedLeaf, 0, 0, 0};
+      if (amd_rules_) {
+        const CpuidResult vendor = BasicLeaf(0, 0, {});
+        result = {kMaxExtendedLeaf, vendor.ebx, vendor.ecx, vendor.edx};
+      }
+      return result;
+    }
+    case kExtended: {
+      CpuidResult result = {0, 0, FeatureBits(kExtended, 0, kEcx), FeatureBits(kExtended, 0, kEdx)};
+      if (amd_rules_) {
+        result.eax = Signature();
+        result.edx |= FeatureBits(1, 0, kEdx) & kRepeatedBits;
+      }
+      return result;
+    }
+    case 0x8000'0002:
+    case 0x8000'0003:
+    case 0x8000'0004: {
+      const std::size_t from = (leaf - 0x8000'0002) * 16;
+      return {Characters(kBrand, from), Characters(kBrand, from + 4), Characters(kBrand, from + 8),
+              Characters(kBrand, from + 12)};
+    }
+    case 0x8000'0006: return {0, 0, 512u << 16 | 6u << 12 | 64, 0};
+    case 0x8000'0007: return {0, 0, 0, 1u << 8};  // the TSC's rate never changes
+    case 0x8000'0008:
+      return {physical_bits_ | linear_bits() << 8, 0, amd_rules_ ? (cpu_count_ - 1) & 0xff : 0, 0};
+    default: return {};
+  }
+}
+
+CpuidResult CpuModel::Cpuid(std::uint32_t leaf, std::uint32_t subleaf,
+                            const CpuidDynamic& dynamic) const {
+  CpuidResult result;
+  if (Has(Feature::kHypervisor) && leaf == kHypervisorLeaf) {
+    constexpr std::string_view kSignature = "PagesawPages";
+    result = {kHypervisorLeaf, Characters(kSignature, 0), Characters(kSignature, 4),
+              Characters(kSignature, 8)};
+  } else if (leaf >= 0x8000'0000) {
+    result = ExtendedLeaf(leaf);
+  } else if (leaf >= kHypervisorLeaf && leaf < kHypervisorLeaf + 0x1000'0000) {
+    return result;
+  } else {
+    result = BasicLeaf(leaf, subleaf, dynamic);
+  }
+  if (extension_ != nullptr) extension_->AdjustCpuid(leaf, subleaf, result);
+  return result;
+}
+
+std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
+  if (options.physical_bits < 32 || options.physical_bits > 52) {
+    return "physical address width " + std::to_string(options.physical_bits) +
+           ": must be 32 to 52";
+  }
+  if (options.cpu_count == 0) return std::string("CPU count 0: must be at least 1");
+  CpuModel model;
+  model.set_extension(options.extension);
+  model.set_physical_bits(options.physical_bits);
+  model.set_apic_id(options.apic_id);
+  model.set_cpu_count(options.cpu_count);
+  for (const FeatureRow& row : kFeatures) model.Set(row.feature, row.support == Support::kOn);
+  std::string_view rest = options.features;
+  while (!rest.empty()) {
+    const std::size_t comma = rest.find(',');
+    std::string error = ApplyToggle(rest.substr(0, comma), model);
+    if (!error.empty()) return error;
+    rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
+  }
+  return model;
+}
+
+std::string FeatureNames(const CpuModel& model) {
+  std::string names;
+  for (const FeatureRow& row : kFeatures) {
+    if (!model.Has(row.feature)) continue;
+    if (!names.empty()) names += ',';
+    names += row.name;
+  }
+  return names;
+}
+
+}  // namespace pagesaw::cpu

@@ -1,0 +1,168 @@
+// What a processor claims to be: vendor, features and widths, and what CPUID answers for them.
+module;
+#include <bitset>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+export module pagesaw.cpu.model;
+
+export import pagesaw.core.paging_state;
+export import pagesaw.core.virt_extension;
+
+export namespace pagesaw::cpu {
+
+// Features by the manuals' names. A feature that is off makes its instructions #UD, and its
+// control-register and MSR bits #GP.
+enum class Feature : std::uint8_t {
+  kFpu,
+  kVme,
+  kDe,
+  kPse,
+  kTsc,
+  kMsr,
+  kPae,
+  kMce,
+  kCx8,
+  kApic,
+  kSep,
+  kMtrr,
+  kPge,
+  kMca,
+  kCmov,
+  kPat,
+  kPse36,
+  kClflush,
+  kMmx,
+  kFxsr,
+  kSse,
+  kSse2,
+  kSse3,
+  kPclmulqdq,
+  kMonitor,
+  kSsse3,
+  kFma,
+  kCx16,
+  kPcid,
+  kSse41,
+  kSse42,
+  kX2apic,
+  kMovbe,
+  kPopcnt,
+  kTscDeadline,
+  kAes,
+  kXsave,
+  kAvx,
+  kF16c,
+  kRdrand,
+  kHypervisor,
+  kFsgsbase,
+  kTscAdjust,
+  kBmi1,
+  kAvx2,
+  kSmep,
+  kBmi2,
+  kErms,
+  kInvpcid,
+  kRdseed,
+  kAdx,
+  kSmap,
+  kClflushopt,
+  kClwb,
+  kSha,
+  kUmip,
+  kPku,
+  kLa57,
+  kRdpid,
+  kPks,
+  kShstk,
+  kIbt,
+  kLam,
+  kSyscall,
+  kNx,
+  kGbPages,
+  kRdtscp,
+  kLm,
+  kLahf,
+  kLzcnt,
+  kPrefetchw,
+  kNoopTag,
+  kCount,
+};
+
+// What CPUID answers besides what never changes.
+struct CpuidDynamic {
+  bool osxsave = false;      // CR4.OSXSAVE
+  bool ospke = false;        // CR4.PKE
+  bool apic_enabled = true;  // IA32_APIC_BASE bit 11
+};
+
+class CpuModel {
+ public:
+  CpuModel() = default;
+
+  inline bool Has(Feature feature) const { return features_[static_cast<unsigned>(feature)]; }
+  void Set(Feature feature, bool on) { features_[static_cast<unsigned>(feature)] = on; }
+
+  inline std::uint8_t physical_bits() const { return physical_bits_; }
+  void set_physical_bits(std::uint8_t bits) { physical_bits_ = bits; }
+  std::uint32_t apic_id() const { return apic_id_; }
+  void set_apic_id(std::uint32_t id) { apic_id_ = id; }
+  std::uint32_t cpu_count() const { return cpu_count_; }
+  void set_cpu_count(std::uint32_t count) { cpu_count_ = count; }
+
+  // The extension that its vendor's processors have, or null. Not owned.
+  const VirtExtension* extension() const { return extension_; }
+  void set_extension(const VirtExtension* extension);
+
+  // Where the vendors' manuals disagree about instructions that both have: true if it is as in
+  // [amd/vol2] and [amd/vol3], false if as in [intel/vol2] and [intel/vol3].
+  inline bool amd_rules() const { return amd_rules_; }
+
+  // The widest linear address that the processor could be made to use: what bases are judged by.
+  inline unsigned linear_bits() const { return Has(Feature::kLa57) ? 57 : 48; }
+
+  PagingFeatures paging() const;
+  CpuidResult Cpuid(std::uint32_t leaf, std::uint32_t subleaf, const CpuidDynamic& dynamic) const;
+
+ private:
+  CpuidResult BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
+                        const CpuidDynamic& dynamic) const;
+  CpuidResult ExtendedLeaf(std::uint32_t leaf) const;
+  CpuidResult FeatureLeaf(const CpuidDynamic& dynamic) const;
+  CpuidResult StructuredLeaf(std::uint32_t subleaf, const CpuidDynamic& dynamic) const;
+  CpuidResult CacheLeaf(std::uint32_t subleaf) const;
+  CpuidResult TopologyLeaf(std::uint32_t subleaf) const;
+  std::uint32_t Signature() const;
+  std::uint32_t FeatureBits(std::uint32_t leaf, unsigned subleaf, unsigned reg) const;
+
+  std::bitset<static_cast<unsigned>(Feature::kCount)> features_;
+  std::uint8_t physical_bits_ = 46;
+  bool amd_rules_ = false;
+  std::uint32_t apic_id_ = 0;
+  std::uint32_t cpu_count_ = 1;
+  const VirtExtension* extension_ = nullptr;
+};
+
+// What a model is made from.
+struct ModelOptions {
+  const VirtExtension* extension = nullptr;
+  // "+name,-name": features to have and not to have besides the default ones, named as the flags
+  // of /proc/cpuinfo are.
+  std::string_view features;
+  std::uint8_t physical_bits = 46;
+  std::uint32_t apic_id = 0;
+  std::uint32_t cpu_count = 1;
+};
+
+// The model, or what is wrong with the options, naming the value refused: a feature that is unknown
+// or not implemented, a toggle without sign, a width outside 32 to 52.
+std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options);
+
+// The names of all features that a model can have, comma separated, in the order of CPUID.
+std::string FeatureNames(const CpuModel& model);
+
+// The rate of the time-stamp counter: it counts nanoseconds of the host's monotonic clock.
+inline constexpr std::uint64_t kTscHz = 1'000'000'000;
+
+}  // namespace pagesaw::cpu

@@ -1,0 +1,231 @@
+module;
+#include <chrono>
+#include <cstdint>
+#include <unistd.h>
+module pagesaw.cpu.msr;
+
+import pagesaw.cpu.control_bits;
+import pagesaw.cpu.control_registers;
+import pagesaw.cpu.segmentation;
+
+namespace pagesaw::cpu {
+namespace {
+
+enum class Result : std::uint8_t { kDone, kRefused, kNotOurs };
+
+std::uint64_t ClockNow() {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                        std::chrono::steady_clock::now().time_since_epoch())
+                                        .count());
+}
+
+constexpr std::uint64_t kMiscEnableFixed = 1;  // fast strings
+
+bool IsAmdPerformanceCounter(const Core& core, std::uint32_t index) {
+  return core.model->amd_rules() && index >= kMsrAmdPerfFirst && index <= kMsrAmdPerfLast;
+}
+
+Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
+  const CpuModel& model = *core.model;
+  const auto gated = [&value](bool has, std::uint64_t held) {
+    value = held;
+    return has ? Result::kDone : Result::kRefused;
+  };
+  switch (index) {
+    case kMsrTsc: return gated(model.Has(Feature::kTsc), ReadTsc(core));
+    case kMsrMicrocode: return gated(true, 0);
+    case kMsrPlatformId: return gated(!model.amd_rules(), 0);
+    case kMsrSysenterCs: return gated(model.Has(Feature::kSep), core.sysenter_cs);
+    case kMsrSysenterEsp: return gated(model.Has(Feature::kSep), core.sysenter_esp);
+    case kMsrSysenterEip: return gated(model.Has(Feature::kSep), core.sysenter_eip);
+    case kMsrMiscEnable: return gated(!model.amd_rules(), kMiscEnableFixed);
+    case kMsrDebugctl: return gated(true, 0);
+    case kMsrPat: return gated(model.Has(Feature::kPat), core.pat);
+    case kMsrPkrs: return gated(model.Has(Feature::kPks), core.pkrs);
+    case kMsrEfer: return gated(model.Has(Feature::kLm) || model.Has(Feature::kNx), core.efer);
+    case kMsrStar: return gated(model.Has(Feature::kSyscall), core.star);
+    case kMsrLstar: return gated(model.Has(Feature::kLm), core.lstar);
+    case kMsrCstar: return gated(model.Has(Feature::kLm), core.cstar);
+    case kMsrSfmask: return gated(model.Has(Feature::kSyscall), core.sfmask);
+    case kMsrFsBase: return gated(model.Has(Feature::kLm), core.segments[kFs].base);
+    case kMsrGsBase: return gated(model.Has(Feature::kLm), core.segments[kGs].base);
+    case kMsrKernelGsBase: return gated(model.Has(Feature::kLm), core.kernel_gs_base);
+    case kMsrTscAux:
+      return gated(model.Has(Feature::kRdtscp) || model.Has(Feature::kRdpid), core.tsc_aux);
+    default:
+      return IsAmdPerformanceCounter(core, index) ? gated(true, 0) : Result::kNotOurs;
+  }
+}
+
+// [intel/vol3] "Extended Feature Enable Register"
+bool SetEfer(Core& core, std::uint64_t value) {
+  const CpuModel& model = *core.model;
+  std::uint64_t allowed = kEferLma;  // writes of it have no effect
+  if (model.Has(Feature::kSyscall)) allowed |= kEferSce;
+  if (model.Has(Feature::kLm)) allowed |= kEferLme;
+  if (model.Has(Feature::kNx)) allowed |= kEferNxe;
+  if ((value & ~allowed) != 0) return false;
+  value = (value & ~kEferLma) | (core.efer & kEferLma);
+  const std::uint64_t changed = core.efer ^ value;
+  if ((changed & kEferLme) != 0 && (core.cr0 & kCr0Pg) != 0) return false;
+  core.efer = value;
+  if ((changed & (kEferNxe | kEferLme)) != 0) PagingChanged(core);
+  core.UpdateMode();
+  return true;
+}
+
+// Memory types 0, 1, 4 to 7 in each byte. [intel/vol3] "IA32_PAT MSR"
+bool IsLegalPat(std::uint64_t value) {
+  for (unsigned shift = 0; shift < 64; shift += 8) {
+    const std::uint64_t type = value >> shift & 0xff;
+    if (type > 7 || type == 2 || type == 3) return false;
+  }
+  return true;
+}
+
+Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
+  const CpuModel& model = *core.model;
+  const auto set = [value](std::uint64_t& held, bool legal) {
+    if (!legal) return Result::kRefused;
+    held = value;
+    return Result::kDone;
+  };
+  const auto ignore = [](bool legal) { return legal ? Result::kDone : Result::kRefused; };
+  const auto canonical = [&core, value](Feature feature) {
+    return core.model->Has(feature) && IsCanonicalBase(core, value);
+  };
+  switch (index) {
+    case kMsrTsc:
+      if (!model.Has(Feature::kTsc)) return Result::kRefused;
+      core.tsc_offset = value - ClockNow();
+      return Result::kDone;
+    case kMsrMicrocode: return ignore(true);
+    case kMsrSysenterCs: return set(core.sysenter_cs, model.Has(Feature::kSep));
+    case kMsrSysenterEsp: return set(core.sysenter_esp, canonical(Feature::kSep));
+    case kMsrSysenterEip: return set(core.sysenter_eip, canonical(Feature::kSep));
+    case kMsrMiscEnable: return ignore(!model.amd_rules());
+    case kMsrDebugctl: return ignore(value == 0);
+    case kMsrPat: return set(core.pat, model.Has(Feature::kPat) && IsLegalPat(value));
+    case kMsrPkrs:
+      if (!model.Has(Feature::kPks) || value >> 32 != 0) return Result::kRefused;
+      core.pkrs = static_cast<std::uint32_t>(value);
+      core.UpdatePaging();
+      return Result::kDone;
+    case kMsrEfer: return ignore(SetEfer(core, value));
+    case kMsrStar: return set(core.star, model.Has(Feature::kSyscall));
+    case kMsrLstar: return set(core.lstar, canonical(Feature::kLm));
+    case kMsrCstar: return set(core.cstar, canonical(Feature::kLm));
+    case kMsrSfmask: return set(core.sfmask, model.Has(Feature::kSyscall) && value >> 32 == 0);
+    case kMsrFsBase: return set(core.segments[kFs].base, canonical(Feature::kLm));
+    case kMsrGsBase: return set(core.segments[kGs].base, canonical(Feature::kLm));
+    case kMsrKernelGsBase: return set(core.kernel_gs_base, canonical(Feature::kLm));
+    case kMsrTscAux:
+      return set(core.tsc_aux, (model.Has(Feature::kRdtscp) || model.Has(Feature::kRdpid)) &&
+                                   value >> 32 == 0);
+    default:
+      return IsAmdPerformanceCounter(core, index) ? ignore(value == 0) : Result::kNotOurs;
+  }
+}
+
+std::uint32_t Low(const Core& core, Gpr name) {
+  return static_cast<std::uint32_t>(core.gpr[name]);
+}
+
+void SetPair(Core& core, std::uint64_t value) {
+  core.gpr[kRax] = static_cast<std::uint32_t>(value);
+  core.gpr[kRdx] = value >> 32;
+}
+
+bool TscRefused(const Core& core) { return core.cpl > 0 && (core.cr4 & kCr4Tsd) != 0; }
+
+bool Random(Core& core, const Op& op, Feature feature) {
+  if (!core.model->Has(feature)) return core.Raise(kUd);
+  std::uint64_t value = 0;
+  const bool have = getentropy(&value, sizeof(value)) == 0;
+  if (!have) value = 0;
+  switch (op.operand_bytes) {
+    case 2: core.Write(op.first, static_cast<std::uint16_t>(value)); break;
+    case 4: core.Write(op.first, static_cast<std::uint32_t>(value)); break;
+    default: core.Write(op.first, value); break;
+  }
+  core.flags.SetEager(have ? kFlagCf : 0);
+  return true;
+}
+
+}  // namespace
+
+std::uint64_t ReadTsc(const Core& core) { return ClockNow() + core.tsc_offset; }
+
+bool Rdmsr(Core& core, const Op&) {
+  if (core.cpl != 0) return core.Raise(kGp, 0);
+  const std::uint32_t index = Low(core, kRcx);
+  std::uint64_t value = 0;
+  switch (ReadOwn(core, index, value)) {
+    case Result::kRefused: return core.Raise(kGp, 0);
+    case Result::kDone: break;
+    case Result::kNotOurs: {
+      BusAccess access{.kind = BusAccess::Kind::kMsrRead, .bytes = 8, .address = index};
+      if (!core.AskBus(access)) return false;
+      value = access.value;
+    }
+  }
+  SetPair(core, value);
+  return true;
+}
+
+bool Wrmsr(Core& core, const Op&) {
+  if (core.cpl != 0) return core.Raise(kGp, 0);
+  const std::uint32_t index = Low(core, kRcx);
+  const std::uint64_t value = Low(core, kRax) | std::uint64_t{Low(core, kRdx)} << 32;
+  switch (WriteOwn(core, index, value)) {
+    case Result::kRefused: return core.Raise(kGp, 0);
+    case Result::kDone: return true;
+    case Result::kNotOurs: break;
+  }
+  BusAccess access{
+      .kind = BusAccess::Kind::kMsrWrite, .bytes = 8, .address = index, .value = value};
+  if (!core.AskBus(access)) return false;
+  if (index == kMsrApicBase) core.apic_enabled = (value & 1u << 11) != 0;
+  return true;
+}
+
+bool Rdtsc(Core& core, const Op&) {
+  if (!core.model->Has(Feature::kTsc)) return core.Raise(kUd);
+  if (TscRefused(core)) return core.Raise(kGp, 0);
+  SetPair(core, ReadTsc(core));
+  return true;
+}
+
+bool Rdtscp(Core& core, const Op&) {
+  if (!core.model->Has(Feature::kRdtscp)) return core.Raise(kUd);
+  if (TscRefused(core)) return core.Raise(kGp, 0);
+  SetPair(core, ReadTsc(core));
+  core.gpr[kRcx] = static_cast<std::uint32_t>(core.tsc_aux);
+  return true;
+}
+
+// There are no counters: every index is refused, whatever the privilege.
+bool Rdpmc(Core& core, const Op&) { return core.Raise(kGp, 0); }
+
+bool Rdpid(Core& core, const Op& op) {
+  if (!core.model->Has(Feature::kRdpid)) return core.Raise(kUd);
+  core.Write<std::uint64_t>(op.first, core.tsc_aux);
+  return true;
+}
+
+bool Cpuid(Core& core, const Op&) {
+  const CpuidDynamic dynamic = {.osxsave = (core.cr4 & kCr4Osxsave) != 0,
+                                .ospke = (core.cr4 & kCr4Pke) != 0,
+                                .apic_enabled = core.apic_enabled};
+  const CpuidResult result = core.model->Cpuid(Low(core, kRax), Low(core, kRcx), dynamic);
+  core.gpr[kRax] = result.eax;
+  core.gpr[kRbx] = result.ebx;
+  core.gpr[kRcx] = result.ecx;
+  core.gpr[kRdx] = result.edx;
+  return true;
+}
+
+bool Rdrand(Core& core, const Op& op) { return Random(core, op, Feature::kRdrand); }
+bool Rdseed(Core& core, const Op& op) { return Random(core, op, Feature::kRdseed); }
+
+}  // namespace pagesaw::cpu

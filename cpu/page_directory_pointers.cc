@@ -1,0 +1,57 @@
+module;
+#include <array>
+#include <cstdint>
+module pagesaw.cpu.page_directory_pointers;
+
+import pagesaw.cpu.hardware_walk;
+import pagesaw.cpu.memory;
+
+namespace pagesaw::cpu {
+namespace {
+
+bool PaePaging(const Core& core, std::uint64_t cr0, std::uint64_t cr4) {
+  return (cr0 & kCr0Pg) != 0 && (cr4 & kCr4Pae) != 0 && (core.efer & kEferLme) == 0;
+}
+
+// Bits that a present PDPTE must have clear: 63:M, 8:5, 2:1.
+std::uint64_t ReservedBits(unsigned physical_bits) {
+  return ~((std::uint64_t{1} << physical_bits) - 1) | 0x1e6;
+}
+
+// Reads 8 bytes of guest-physical memory: a walk with paging off has one stage.
+bool LoadPhysical(Core& core, std::uint64_t gpa, std::uint64_t& value) {
+  const std::uint64_t cr0 = core.cr0;
+  core.cr0 &= ~kCr0Pg;
+  HostPage page;
+  const bool found = WalkHardware(core, gpa, Access::Read(Privilege::kSupervisor), page);
+  core.cr0 = cr0;
+  if (found) {
+    value = LoadHost<std::uint64_t>(reinterpret_cast<const void*>(page.host));
+    return true;
+  }
+  TableFault& fault = core.exit.fault;
+  fault.linear_valid = false;
+  fault.bus = {.kind = BusAccess::Kind::kMmioRead, .bytes = 8, .address = gpa};
+  const BusAccess* answer = core.replay.Take(fault.bus);
+  if (answer == nullptr) return false;
+  core.stop = Stop::kNone;
+  value = answer->value;
+  return true;
+}
+
+}  // namespace
+
+bool LoadPdptes(Core& core, std::uint64_t cr3, std::uint64_t cr0, std::uint64_t cr4,
+                std::array<std::uint64_t, 4>& pdptes) {
+  if (!PaePaging(core, cr0, cr4) || !core.tables.second_stage) return true;
+  std::array<std::uint64_t, 4> loaded = {};
+  for (unsigned i = 0; i < 4; ++i) {
+    if (!LoadPhysical(core, (cr3 & 0xffff'ffe0) + 8 * i, loaded[i])) return false;
+    const bool reserved = (loaded[i] & ReservedBits(core.model->physical_bits())) != 0;
+    if ((loaded[i] & 1) != 0 && reserved) return core.Raise(kGp, 0);
+  }
+  pdptes = loaded;
+  return true;
+}
+
+}  // namespace pagesaw::cpu

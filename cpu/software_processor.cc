@@ -1,0 +1,310 @@
+module;
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+module pagesaw.cpu.software_processor;
+
+import pagesaw.cpu.exceptions;
+
+namespace pagesaw::cpu {
+namespace {
+
+Pending PendingOf(const Event& event, std::uint64_t rip) {
+  Pending pending = {.vector = event.vector,
+                     .has_error_code = event.has_error_code,
+                     .error_code = event.error_code,
+                     .cr2 = event.cr2,
+                     .return_rip = rip};
+  switch (event.kind) {
+    case Event::Kind::kExternalInterrupt:
+      pending.event_class = EventClass::kInterrupt;
+      break;
+    case Event::Kind::kNmi:
+      pending.event_class = EventClass::kInterrupt;
+      pending.vector = kNmiVector;
+      break;
+    case Event::Kind::kException:
+      pending.event_class = EventClass::kFault;
+      break;
+  }
+  return pending;
+}
+
+}  // namespace
+
+SoftwareProcessor::SoftwareProcessor(const CpuModel& model)
+    : model_(model),
+      core_(std::make_unique<Core>()),
+      code_(std::make_unique<CodeCache>()),
+      fetcher_(*code_) {
+  core_->model = &model_;
+  core_->code = code_.get();
+  SetState(ResetState());
+}
+
+SoftwareProcessor::~SoftwareProcessor() = default;
+
+Exit SoftwareProcessor::Run(std::uint64_t instructions) {
+  Core& core = *core_;
+  const auto budget =
+      static_cast<std::int64_t>(std::min<std::uint64_t>(instructions, std::uint64_t{1} << 62));
+  core.budget = budget;
+  core.stop = Stop::kNone;
+  core.exit = Exit{};
+  core.replay.Rewind();
+  core.link = nullptr;  // code and RIP may have changed since
+  while (!LeavesBeforeBlock() && !RunBlock()) {
+  }
+  core.stop = Stop::kNone;
+  if (core.paging_changed) PublishPaging();
+  core.retired += static_cast<std::uint64_t>(budget - core.budget);
+  retired_.store(core.retired, std::memory_order_relaxed);
+  return core.exit;
+}
+
+bool SoftwareProcessor::LeaveFor(ExitReason reason) {
+  core_->exit = Exit{.reason = reason};
+  return true;
+}
+
+bool SoftwareProcessor::LeavesBeforeBlock() {
+  Core& core = *core_;
+  if (broken_) return LeaveFor(ExitReason::kShutdown);
+  if (core.paging_changed) PublishPaging();
+  if (core.attention.load(std::memory_order_relaxed)) {
+    core.attention.store(false, std::memory_order_relaxed);
+    if (exit_requested_.exchange(false)) return LeaveFor(ExitReason::kRequested);
+  }
+  if (!pending_ && core.event_queued) {
+    pending_ = PendingOf(core.event, core.rip);
+    core.event_queued = false;
+    core.activity = Activity::kActive;
+  }
+  if (pending_ && DeliverPending()) return true;
+  if (window_wanted_ && CanTakeInterrupt()) {
+    window_wanted_ = false;
+    return LeaveFor(ExitReason::kInterruptWindow);
+  }
+  switch (core.activity) {
+    case Activity::kActive:
+      break;
+    case Activity::kShutdown:
+      return LeaveFor(ExitReason::kShutdown);
+    case Activity::kHalted:
+    case Activity::kWaitForSipi:
+      return LeaveFor(ExitReason::kHalt);
+  }
+  return core.budget <= 0 && LeaveFor(ExitReason::kBudget);
+}
+
+bool SoftwareProcessor::DeliverPending() {
+  Core& core = *core_;
+  core.stop = Stop::kNone;
+  switch (Deliver(core, *pending_)) {
+    case Delivery::kDone:
+      pending_.reset();
+      core.link = nullptr;  // the handler is not the branch's target
+      core.replay.Clear();
+      core.stop = Stop::kNone;
+      return false;
+    case Delivery::kLeave:
+      return true;
+    case Delivery::kShutdown:
+      pending_.reset();
+      core.activity = Activity::kShutdown;
+      return LeaveFor(ExitReason::kShutdown);
+  }
+  return LeaveFor(ExitReason::kShutdown);
+}
+
+bool SoftwareProcessor::RunBlock() {
+  Core& core = *core_;
+  const bool trap = (core.rflags & kFlagTf) != 0;
+  const bool shadow = core.interrupt_shadow;
+  const bool single = trap || shadow || !core.replay.empty();
+  core.stop = Stop::kNone;
+  Block* block = fetcher_.Find(core, single);
+  if (block != nullptr) {
+    // A single instruction runs on a budget of its own, so that it cannot jump on into a block.
+    const bool alone = single;
+    const std::int64_t rest = core.budget - block->instructions;
+    core.budget = alone ? 0 : rest;
+    Op* ops = block->ops;
+    core.ip_base = core.rip - ops->ip;
+    ops->run(core, ops);
+    if (alone) core.budget += rest;
+  }
+  switch (core.stop) {
+    case Stop::kNone:
+      if (shadow) core.interrupt_shadow = false;
+      if (single) core.replay.Clear();
+      if (trap) {
+        pending_ = Pending{.vector = kDb,
+                           .event_class = EventClass::kTrap,
+                           .dr6 = 0x4000,  // BS
+                           .return_rip = core.rip};
+      }
+      return false;
+    case Stop::kException:
+      core.exception.return_rip = core.rip;
+      pending_ = core.exception;
+      return false;
+    case Stop::kExit:
+      return true;
+  }
+  return LeaveFor(ExitReason::kShutdown);
+}
+
+void SoftwareProcessor::CompleteBus(const BusAccess& access) {
+  if (!core_->replay.Add(access)) broken_ = true;
+}
+
+void SoftwareProcessor::Inject(const Event& event) {
+  core_->event = event;
+  core_->event_queued = true;
+}
+
+bool SoftwareProcessor::HasQueuedEvent() const {
+  return core_->event_queued || pending_.has_value();
+}
+
+bool SoftwareProcessor::CanTakeInterrupt() const {
+  return (core_->rflags & kFlagIf) != 0 && !core_->interrupt_shadow && !HasQueuedEvent() &&
+         core_->replay.empty() && core_->activity != Activity::kShutdown;
+}
+
+bool SoftwareProcessor::CanTakeNmi() const {
+  return !core_->nmi_blocked && !core_->interrupt_shadow && !HasQueuedEvent() &&
+         core_->replay.empty();
+}
+
+void SoftwareProcessor::SetInterruptWindow(bool wanted) { window_wanted_ = wanted; }
+
+CpuState SoftwareProcessor::GetState() const {
+  const Core& core = *core_;
+  CpuState state;
+  std::copy_n(core.gpr.begin(), state.gpr.size(), state.gpr.begin());
+  state.rip = core.rip;
+  state.rflags = core.Rflags();
+  state.segments = core.segments;
+  state.gdtr = core.gdtr;
+  state.idtr = core.idtr;
+  state.cr0 = core.cr0;
+  state.cr2 = core.cr2;
+  state.cr3 = core.cr3;
+  state.cr4 = core.cr4;
+  state.efer = core.efer;
+  state.xcr0 = core.xcr0;
+  state.pdptes = core.pdptes;
+  state.dr = core.dr;
+  state.dr6 = core.dr6;
+  state.dr7 = core.dr7;
+  state.pkru = core.pkru;
+  state.pkrs = core.pkrs;
+  state.star = core.star;
+  state.lstar = core.lstar;
+  state.cstar = core.cstar;
+  state.sfmask = core.sfmask;
+  state.kernel_gs_base = core.kernel_gs_base;
+  state.sysenter_cs = core.sysenter_cs;
+  state.sysenter_esp = core.sysenter_esp;
+  state.sysenter_eip = core.sysenter_eip;
+  state.pat = core.pat;
+  state.tsc_aux = core.tsc_aux;
+  state.activity = core.activity;
+  state.interrupt_shadow = core.interrupt_shadow;
+  state.nmi_blocked = core.nmi_blocked;
+  return state;
+}
+
+void SoftwareProcessor::SetState(const CpuState& state) {
+  Core& core = *core_;
+  std::copy(state.gpr.begin(), state.gpr.end(), core.gpr.begin());
+  core.rip = state.rip;
+  core.SetRflags(state.rflags);
+  core.segments = state.segments;
+  core.gdtr = state.gdtr;
+  core.idtr = state.idtr;
+  core.cr0 = state.cr0;
+  core.cr2 = state.cr2;
+  core.cr3 = state.cr3;
+  core.cr4 = state.cr4;
+  core.efer = state.efer;
+  core.xcr0 = state.xcr0;
+  core.pdptes = state.pdptes;
+  core.dr = state.dr;
+  core.dr6 = state.dr6;
+  core.dr7 = state.dr7;
+  core.pkru = state.pkru;
+  core.pkrs = state.pkrs;
+  core.star = state.star;
+  core.lstar = state.lstar;
+  core.cstar = state.cstar;
+  core.sfmask = state.sfmask;
+  core.kernel_gs_base = state.kernel_gs_base;
+  core.sysenter_cs = state.sysenter_cs;
+  core.sysenter_esp = state.sysenter_esp;
+  core.sysenter_eip = state.sysenter_eip;
+  core.pat = state.pat;
+  core.tsc_aux = state.tsc_aux;
+  core.activity = state.activity;
+  core.interrupt_shadow = state.interrupt_shadow;
+  core.nmi_blocked = state.nmi_blocked;
+  core.replay.Clear();
+  core.event_queued = false;
+  pending_.reset();
+  core.UpdateMode();
+  core.UpdatePaging();
+  FlushTlb();
+  PublishPaging();
+}
+
+void SoftwareProcessor::SetTables(const TranslationTables& tables) {
+  core_->tables = tables;
+  core_->FlushTranslations();
+}
+
+void SoftwareProcessor::FlushTlb() {
+  code_->Clear();
+  core_->FlushTranslations();
+}
+
+void SoftwareProcessor::RequestExit() {
+  exit_requested_.store(true);
+  core_->attention.store(true);
+}
+
+void SoftwareProcessor::PublishPaging() {
+  core_->paging_changed = false;
+  const PagingState state = core_->Paging();
+  std::array<std::uint64_t, kSnapshotWords> words = {};
+  std::memcpy(words.data(), &state, sizeof(state));
+  const std::uint64_t version = snapshot_version_.load(std::memory_order_relaxed);
+  snapshot_version_.store(version + 1, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  for (unsigned i = 0; i < kSnapshotWords; ++i) {
+    snapshot_[i].store(words[i], std::memory_order_relaxed);
+  }
+  snapshot_version_.store(version + 2, std::memory_order_release);
+}
+
+PagingState SoftwareProcessor::paging_snapshot() const {
+  std::array<std::uint64_t, kSnapshotWords> words;
+  for (;;) {
+    const std::uint64_t version = snapshot_version_.load(std::memory_order_acquire);
+    for (unsigned i = 0; i < kSnapshotWords; ++i) {
+      words[i] = snapshot_[i].load(std::memory_order_relaxed);
+    }
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if ((version & 1) == 0 && snapshot_version_.load(std::memory_order_relaxed) == version) break;
+  }
+  PagingState state;
+  std::memcpy(&state, words.data(), sizeof(state));
+  return state;
+}
+
+}  // namespace pagesaw::cpu

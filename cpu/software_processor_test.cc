@@ -1,0 +1,201 @@
+#include <gtest/gtest.h>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <initializer_list>
+#include <thread>
+#include <vector>
+
+import pagesaw.core.access;
+import pagesaw.core.address;
+import pagesaw.core.paging_state;
+import pagesaw.cpu.test_processor;
+
+namespace pagesaw::cpu {
+namespace {
+
+using Bytes = std::vector<std::uint8_t>;
+
+class SoftwareProcessorTest : public testing::Test {
+ protected:
+  static CpuModel Model() { return CpuModel(); }
+
+  std::uint64_t Register(Gpr number) { return machine_.processor().GetState().gpr[number]; }
+  void SetGpr(Gpr number, std::uint64_t value) {
+    CpuState state = machine_.processor().GetState();
+    state.gpr[number] = value;
+    machine_.processor().SetState(state);
+  }
+
+  TestProcessor machine_{Model()};
+};
+
+TEST_F(SoftwareProcessorTest, HaltLeavesBehindTheInstruction) {
+  const Exit exit = machine_.RunCode(Bytes{0xb8, 0x2a, 0, 0, 0, 0xf4});  // mov eax, 42; hlt
+  EXPECT_EQ(exit.reason, ExitReason::kHalt);
+  EXPECT_EQ(Register(kRax), 42u);
+  EXPECT_EQ(machine_.processor().GetState().rip, TestProcessor::kCode + 6);
+  EXPECT_EQ(machine_.processor().instructions_retired(), 2u);
+}
+
+TEST_F(SoftwareProcessorTest, LoopRunsOutOfItsBudget) {
+  const Exit exit = machine_.RunCode(Bytes{0xff, 0xc0, 0xeb, 0xfc});  // again: inc eax; jmp again
+  EXPECT_EQ(exit.reason, ExitReason::kBudget);
+  EXPECT_GE(machine_.processor().instructions_retired(), 1'000'000u);
+  EXPECT_LE(machine_.processor().instructions_retired(), 1'000'100u);
+  EXPECT_GE(Register(kRax), 499'999u);
+}
+
+TEST_F(SoftwareProcessorTest, RequestExitEndsAnEndlessLoop) {
+  machine_.Write(TestProcessor::kCode, Bytes{0xeb, 0xfe});
+  std::thread asker([this] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    machine_.processor().RequestExit();
+  });
+  EXPECT_EQ(machine_.processor().Run(~std::uint64_t{0}).reason, ExitReason::kRequested);
+  asker.join();
+}
+
+TEST_F(SoftwareProcessorTest, TableFaultStartsTheInstructionAgain) {
+  machine_.Spte(0x5000) = 0;
+  SetGpr(kRdi, 0x5008);
+  // add dword [rdi], 3; hlt
+  const Exit exit = machine_.RunCode(Bytes{0x83, 0x07, 0x03, 0xf4});
+  EXPECT_EQ(exit.reason, ExitReason::kTableFault);
+  EXPECT_EQ(exit.fault.address, InputAddress(0x5008));
+  EXPECT_TRUE(exit.fault.access.is_write());
+  EXPECT_FALSE(exit.fault.present);
+  EXPECT_EQ(machine_.processor().GetState().rip, TestProcessor::kCode);
+  machine_.Spte(0x5000) = reinterpret_cast<std::uint64_t>(machine_.memory() + 0x5000) | 0x67;
+  EXPECT_EQ(machine_.processor().Run(100).reason, ExitReason::kHalt);
+  EXPECT_EQ(machine_.Read<std::uint32_t>(0x5008), 3u);
+}
+
+TEST_F(SoftwareProcessorTest, WritesSetDirtyInTheGivenTables) {
+  machine_.Spte(0x5000) &= ~std::uint64_t{0x60};
+  SetGpr(kRdi, 0x5000);
+  // mov eax, [rdi]; nop; mov [rdi], eax; hlt
+  EXPECT_EQ(machine_.RunCode(Bytes{0x8b, 0x07, 0xf4}).reason, ExitReason::kHalt);
+  EXPECT_EQ(machine_.Spte(0x5000) & 0x60, 0x20u);
+  EXPECT_EQ(machine_.RunCode(Bytes{0x89, 0x07, 0xf4}).reason, ExitReason::kHalt);
+  EXPECT_EQ(machine_.Spte(0x5000) & 0x60, 0x60u);
+}
+
+TEST_F(SoftwareProcessorTest, DeviceReadIsAnsweredWhenTheInstructionRunsAgain) {
+  machine_.Spte(0x5000) |= std::uint64_t{1} << 51;  // malformed: a device
+  SetGpr(kRdi, 0x5004);
+  SetGpr(kRax, 1);
+  // or eax, [rdi]; hlt
+  Exit exit = machine_.RunCode(Bytes{0x0b, 0x07, 0xf4});
+  ASSERT_EQ(exit.reason, ExitReason::kTableFault);
+  EXPECT_TRUE(exit.fault.malformed);
+  EXPECT_EQ(exit.fault.bus.kind, BusAccess::Kind::kMmioRead);
+  EXPECT_EQ(exit.fault.bus.bytes, 4);
+  exit.fault.bus.value = 0xf0;
+  machine_.processor().CompleteBus(exit.fault.bus);
+  EXPECT_EQ(machine_.processor().Run(100).reason, ExitReason::kHalt);
+  EXPECT_EQ(Register(kRax), 0xf1u);
+}
+
+TEST_F(SoftwareProcessorTest, ReadModifyWriteOfADeviceReadsAndWritesOnce) {
+  machine_.Spte(0x5000) |= std::uint64_t{1} << 51;
+  SetGpr(kRdi, 0x5000);
+  // or dword [rdi], 1; hlt
+  Exit exit = machine_.RunCode(Bytes{0x83, 0x0f, 0x01, 0xf4});
+  ASSERT_EQ(exit.fault.bus.kind, BusAccess::Kind::kMmioRead);
+  exit.fault.bus.value = 0x80;
+  machine_.processor().CompleteBus(exit.fault.bus);
+  exit = machine_.processor().Run(100);
+  ASSERT_EQ(exit.fault.bus.kind, BusAccess::Kind::kMmioWrite);
+  EXPECT_EQ(exit.fault.bus.value, 0x81u);
+  machine_.processor().CompleteBus(exit.fault.bus);
+  EXPECT_EQ(machine_.processor().Run(100).reason, ExitReason::kHalt);
+}
+
+TEST_F(SoftwareProcessorTest, PortReadIsABusExit) {
+  Exit exit = machine_.RunCode(Bytes{0xe4, 0x60, 0xf4});  // in al, 60h; hlt
+  ASSERT_EQ(exit.reason, ExitReason::kBus);
+  EXPECT_EQ(exit.bus.kind, BusAccess::Kind::kPortIn);
+  EXPECT_EQ(exit.bus.address, 0x60u);
+  exit.bus.value = 0x1c;
+  machine_.processor().CompleteBus(exit.bus);
+  EXPECT_EQ(machine_.processor().Run(100).reason, ExitReason::kHalt);
+  EXPECT_EQ(Register(kRax), 0x1cu);
+}
+
+TEST_F(SoftwareProcessorTest, CodeThatChangesItselfExecutesWhatItWrote) {
+  SetGpr(kRdi, TestProcessor::kCode + 7);
+  // mov byte [rdi], 5 (the immediate of the next mov); mov al, 1; hlt
+  const Exit exit = machine_.RunCode(Bytes{0xc6, 0x07, 0x05, 0x90, 0x90, 0x90, 0xb0, 0x01, 0xf4});
+  EXPECT_EQ(exit.reason, ExitReason::kHalt);
+  EXPECT_EQ(Register(kRax) & 0xff, 5u);
+}
+
+TEST_F(SoftwareProcessorTest, LoopThatChangesItsOwnBodySeesEachChange) {
+  // xor ebx,ebx; mov ecx,10
+  // again: add ebx,1 (immediate at kCode+9); inc byte [rdi]; dec ecx; jnz again; hlt
+  SetGpr(kRdi, TestProcessor::kCode + 9);
+  const Exit exit = machine_.RunCode(Bytes{0x31, 0xdb, 0xb9, 10, 0, 0, 0, 0x83, 0xc3, 0x01, 0xfe,
+                                           0x07, 0xff, 0xc9, 0x75, 0xf7, 0xf4});
+  EXPECT_EQ(exit.reason, ExitReason::kHalt);
+  EXPECT_EQ(Register(kRbx), 55u);
+}
+
+TEST_F(SoftwareProcessorTest, InstructionAcrossPagesExecutes) {
+  const std::uint64_t start = 0x2000 - 2;
+  machine_.Write(start, Bytes{0xb8, 0x78, 0x56, 0x34, 0x12, 0xf4});  // mov eax, 12345678h; hlt
+  CpuState state = machine_.processor().GetState();
+  state.rip = start;
+  machine_.processor().SetState(state);
+  EXPECT_EQ(machine_.processor().Run(100).reason, ExitReason::kHalt);
+  EXPECT_EQ(Register(kRax), 0x12345678u);
+}
+
+TEST_F(SoftwareProcessorTest, FetchFromAMissingSecondPageFaultsThere) {
+  const std::uint64_t start = 0x2000 - 2;
+  machine_.Write(start, Bytes{0xb8, 0x78, 0x56, 0x34, 0x12, 0xf4});
+  machine_.Spte(0x2000) = 0;
+  CpuState state = machine_.processor().GetState();
+  state.rip = start;
+  machine_.processor().SetState(state);
+  const Exit exit = machine_.processor().Run(100);
+  EXPECT_EQ(exit.reason, ExitReason::kTableFault);
+  EXPECT_EQ(exit.fault.address, InputAddress(0x2000));
+  EXPECT_TRUE(exit.fault.access.is_fetch());
+  EXPECT_EQ(machine_.processor().GetState().rip, start);
+}
+
+TEST_F(SoftwareProcessorTest, CallAndReturnAcrossPages) {
+  // call 3000h; hlt    3000h: mov eax, 7; ret
+  machine_.Write(0x3000, Bytes{0xb8, 7, 0, 0, 0, 0xc3});
+  const Exit exit = machine_.RunCode(Bytes{0xe8, 0xfb, 0x1f, 0, 0, 0xf4});
+  EXPECT_EQ(exit.reason, ExitReason::kHalt);
+  EXPECT_EQ(Register(kRax), 7u);
+  EXPECT_EQ(Register(kRsp), TestProcessor::kStackTop);
+}
+
+TEST_F(SoftwareProcessorTest, TripleFaultIsAShutdown) {
+  EXPECT_EQ(machine_.RunCode(Bytes{0x0f, 0x0b}).reason, ExitReason::kShutdown);  // ud2, no IDT
+}
+
+TEST_F(SoftwareProcessorTest, StateComesBackAsItWasSet) {
+  CpuState state = TestProcessor::LongModeState();
+  for (unsigned i = 0; i < 16; ++i) state.gpr[i] = 0x1111'1111'1111'1111 * i;
+  state.rflags = kFlagFixed | kFlagCf | kFlagZf | kFlagDf;
+  state.cr2 = 0x1234;
+  state.lstar = 0xffff'8000'0000'0000;
+  machine_.processor().SetState(state);
+  EXPECT_EQ(machine_.processor().GetState(), state);
+}
+
+TEST_F(SoftwareProcessorTest, SnapshotFollowsThePagingState) {
+  CpuState state = TestProcessor::LongModeState();
+  state.cr3 = 0xabc000;
+  machine_.processor().SetState(state);
+  EXPECT_EQ(machine_.processor().paging_snapshot().cr3, 0xabc000u);
+  EXPECT_EQ(machine_.processor().paging_snapshot().mode(), PagingMode::k4Level);
+}
+
+}  // namespace
+}  // namespace pagesaw::cpu

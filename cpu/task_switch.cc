@@ -1,0 +1,295 @@
+module;
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+module pagesaw.cpu.task_switch;
+
+import pagesaw.cpu.control_bits;
+import pagesaw.cpu.page_directory_pointers;
+import pagesaw.cpu.transfer_stack;
+
+namespace pagesaw::cpu {
+namespace {
+
+// Where a TSS keeps what. [intel/vol3] "Task-State Segment (TSS)", "16-Bit Task-State Segment"
+struct TssLayout {
+  unsigned bytes;       // of a register
+  std::uint32_t limit;  // the least that it must have
+  std::uint32_t saved;  // first byte and byte behind what a switch away stores
+  std::uint32_t end;
+  std::uint32_t cr3, eip, eflags, registers, segments, segment_step, segment_count, ldt;
+};
+constexpr TssLayout kLayout32 = {4, 0x67, 0x20, 0x60, 0x1c, 0x20, 0x24, 0x28, 0x48, 4, 6, 0x60};
+constexpr TssLayout kLayout16 = {2, 0x2b, 0x0e, 0x2a, 0, 0x0e, 0x10, 0x12, 0x22, 2, 4, 0x2a};
+
+// The registers of a task.
+struct Task {
+  std::array<std::uint64_t, 8> gpr = {};
+  std::array<std::uint16_t, 6> selectors = {};
+  std::uint64_t eip = 0;
+  std::uint64_t eflags = 0;
+  std::uint64_t cr3 = 0;
+  std::uint16_t ldt = 0;
+};
+
+// What the new task's registers become, after all checks.
+struct Loaded {
+  std::array<Segment, 6> segments = {};
+  Segment ldt;
+  std::array<std::uint64_t, 4> pdptes = {};
+};
+
+const TssLayout& LayoutOf(unsigned type) { return (type & 8) != 0 ? kLayout32 : kLayout16; }
+
+std::uint64_t At(const Segment& tss, std::uint32_t offset) {
+  return static_cast<std::uint32_t>(tss.base + offset);
+}
+
+bool LoadField(Core& core, const Segment& tss, std::uint32_t offset, unsigned bytes,
+               std::uint64_t& value) {
+  value = 0;
+  return LoadSlow(core, At(tss, offset), &value, bytes, By::kProcessor);
+}
+bool StoreField(Core& core, const Segment& tss, std::uint32_t offset, unsigned bytes,
+                std::uint64_t value) {
+  return StoreSlow(core, At(tss, offset), &value, bytes, By::kProcessor);
+}
+
+bool LoadTask(Core& core, const Segment& tss, const TssLayout& layout, Task& task) {
+  for (unsigned i = 0; i < 8; ++i) {
+    const std::uint32_t at = layout.registers + i * layout.bytes;
+    if (!LoadField(core, tss, at, layout.bytes, task.gpr[i])) return false;
+  }
+  for (unsigned i = 0; i < layout.segment_count; ++i) {
+    std::uint64_t selector = 0;
+    if (!LoadField(core, tss, layout.segments + i * layout.segment_step, 2, selector)) {
+      return false;
+    }
+    task.selectors[i] = static_cast<std::uint16_t>(selector);
+  }
+  std::uint64_t ldt = 0;
+  task.cr3 = core.cr3;
+  if (layout.cr3 != 0 && (core.cr0 & kCr0Pg) != 0 &&
+      !LoadField(core, tss, layout.cr3, 4, task.cr3)) {
+    return false;
+  }
+  if (!LoadField(core, tss, layout.eip, layout.bytes, task.eip) ||
+      !LoadField(core, tss, layout.eflags, layout.bytes, task.eflags) ||
+      !LoadField(core, tss, layout.ldt, 2, ldt)) {
+    return false;
+  }
+  task.ldt = static_cast<std::uint16_t>(ldt);
+  return true;
+}
+
+// Stores the running task. IRET leaves NT clear behind.
+bool SaveTask(Core& core, const TaskSwitch& to) {
+  const Segment& tss = core.segments[kTr];
+  const TssLayout& layout = LayoutOf(tss.type());
+  std::uint64_t flags = core.Rflags();
+  if (to.kind == TaskSwitchKind::kReturn) flags &= ~kFlagNt;
+  if (!StoreField(core, tss, layout.eip, layout.bytes, to.return_rip) ||
+      !StoreField(core, tss, layout.eflags, layout.bytes, flags)) {
+    return false;
+  }
+  for (unsigned i = 0; i < 8; ++i) {
+    const std::uint32_t at = layout.registers + i * layout.bytes;
+    if (!StoreField(core, tss, at, layout.bytes, core.gpr[i])) return false;
+  }
+  for (unsigned i = 0; i < layout.segment_count; ++i) {
+    const std::uint32_t at = layout.segments + i * layout.segment_step;
+    if (!StoreField(core, tss, at, 2, core.segments[i].selector)) return false;
+  }
+  return true;
+}
+
+// A code segment whose selector's RPL is the new CPL.
+bool PrepareTaskCode(Core& core, std::uint16_t selector, Segment& cs) {
+  Descriptor code;
+  if (IsNull(selector)) return core.Raise(kTs, 0);
+  if (!Fetch(core, selector, kTs, code)) return false;
+  const unsigned rpl = selector & 3;
+  const bool privileges = code.is_conforming() ? code.dpl() <= rpl : code.dpl() == rpl;
+  if (!code.is_code() || !privileges) return core.Raise(kTs, SelectorError(selector));
+  return PrepareCode(core, selector, code, rpl, cs);
+}
+
+bool PrepareTaskData(Core& core, std::uint16_t selector, unsigned cpl, Segment& segment) {
+  if (IsNull(selector)) {
+    segment = Segment{.selector = selector, .attributes = 0, .limit = 0, .base = 0};
+    return true;
+  }
+  Descriptor descriptor;
+  if (!Fetch(core, selector, kTs, descriptor)) return false;
+  const bool visible = descriptor.is_conforming() ||
+                       (descriptor.dpl() >= cpl && descriptor.dpl() >= (selector & 3u));
+  if (!descriptor.is_readable() || !visible) return core.Raise(kTs, SelectorError(selector));
+  if (!descriptor.present()) return core.Raise(kNp, SelectorError(selector));
+  segment = descriptor.ToSegment(selector);
+  return MarkAccessed(core, descriptor, segment);
+}
+
+bool PrepareTaskLdt(Core& core, std::uint16_t selector, Segment& ldt) {
+  ldt = Segment{.selector = selector, .attributes = 0, .limit = 0, .base = 0};
+  if (IsNull(selector)) return true;
+  Descriptor descriptor;
+  if ((selector & kTi) != 0) return core.Raise(kTs, SelectorError(selector));
+  if (!Fetch(core, selector, kTs, descriptor)) return false;
+  if (!descriptor.is_system() || descriptor.type() != kLdt || !descriptor.present()) {
+    return core.Raise(kTs, SelectorError(selector));
+  }
+  ldt = descriptor.ToSegment(selector);
+  return true;
+}
+
+bool PrepareSegments(Core& core, const Task& task, Loaded& loaded) {
+  if ((task.eflags & kFlagVm) != 0) {
+    for (unsigned i = 0; i < 6; ++i) {
+      loaded.segments[i] = Segment{.selector = task.selectors[i],
+                                   .attributes = 0xf3,
+                                   .limit = 0xffff,
+                                   .base = std::uint64_t{task.selectors[i]} << 4};
+    }
+    return task.eip <= 0xffff || core.Raise(kGp, 0);
+  }
+  const unsigned cpl = task.selectors[kCs] & 3;
+  if (!PrepareTaskCode(core, task.selectors[kCs], loaded.segments[kCs]) ||
+      !PrepareStack(core, task.selectors[kSs], cpl, kTs, loaded.segments[kSs])) {
+    return false;
+  }
+  for (const unsigned name : {0u + kEs, 0u + kDs, 0u + kFs, 0u + kGs}) {
+    if (!PrepareTaskData(core, task.selectors[name], cpl, loaded.segments[name])) return false;
+  }
+  return task.eip <= loaded.segments[kCs].limit || core.Raise(kGp, 0);
+}
+
+// The new task's segments, seen through its own LDT and tables. What it changes to look is put back.
+bool Prepare(Core& core, const Task& task, Loaded& loaded) {
+  const bool new_cr3 = task.cr3 != core.cr3;
+  loaded.pdptes = core.pdptes;
+  if (new_cr3 && !LoadPdptes(core, task.cr3, core.cr0, core.cr4, loaded.pdptes)) return false;
+  if (!PrepareTaskLdt(core, task.ldt, loaded.ldt)) return false;
+  const Segment old_ldt = core.segments[kLdtr];
+  const std::uint64_t old_cr3 = core.cr3;
+  const std::array<std::uint64_t, 4> old_pdptes = core.pdptes;
+  core.segments[kLdtr] = loaded.ldt;
+  if (new_cr3 && core.tables.second_stage) {
+    core.cr3 = task.cr3;
+    core.pdptes = loaded.pdptes;
+    core.UpdatePaging();
+  }
+  const bool done = PrepareSegments(core, task, loaded);
+  core.segments[kLdtr] = old_ldt;
+  if (new_cr3 && core.tables.second_stage) {
+    core.cr3 = old_cr3;
+    core.pdptes = old_pdptes;
+    core.UpdatePaging();
+  }
+  return done;
+}
+
+void Enter(Core& core, const Task& task, const Loaded& loaded, const TaskSwitch& to) {
+  for (unsigned i = 0; i < 8; ++i) core.gpr[i] = task.gpr[i];
+  for (unsigned i = 0; i < 6; ++i) {
+    SetSegment(core, static_cast<SegmentName>(i), loaded.segments[i]);
+  }
+  core.segments[kLdtr] = loaded.ldt;
+  constexpr std::uint64_t kLoadable = kArithmeticFlags | kFlagTf | kFlagIf | kFlagDf | kFlagIopl |
+                                      kFlagNt | kFlagVm | kFlagAc | kFlagId;
+  std::uint64_t flags = task.eflags & kLoadable;
+  if (to.kind == TaskSwitchKind::kCall) flags |= kFlagNt;
+  core.SetRflags(flags);
+  core.cr0 |= kCr0Ts;
+  core.dr7 &= ~std::uint64_t{0x155};  // the local enables
+  core.rip = task.eip;
+  if (task.cr3 != core.cr3) {
+    core.cr3 = task.cr3;
+    core.pdptes = loaded.pdptes;
+    core.UpdatePaging();
+    if (!core.tables.second_stage) {
+      core.exit = Exit{};
+      core.LeaveWith(ExitReason::kPagingChanged);
+    }
+  }
+  core.UpdateMode();
+}
+
+// Finds the new TSS and checks that it may be switched to.
+bool FindTss(Core& core, const TaskSwitch& to, Descriptor& descriptor) {
+  // A return through a bad link is a fault of the TSS, other ways of the selector's giver.
+  const Vector vector = to.kind == TaskSwitchKind::kReturn ? kTs : kGp;
+  const std::uint32_t error = SelectorError(to.selector);
+  if (IsNull(to.selector) || (to.selector & kTi) != 0) return core.Raise(vector, error);
+  if (!Fetch(core, to.selector, vector, descriptor)) return false;
+  const unsigned type = descriptor.type();
+  const bool busy = type == kTss16Busy || type == kTss32Busy;
+  const bool available = type == kTss16 || type == kTss32;
+  if (!descriptor.is_system() || !(to.kind == TaskSwitchKind::kReturn ? busy : available)) {
+    return core.Raise(vector, error);
+  }
+  if (!descriptor.present()) return core.Raise(kNp, error);
+  if (descriptor.ToSegment(0).limit < LayoutOf(type).limit) return core.Raise(kTs, error);
+  return true;
+}
+
+// Marks the tasks busy and available in the GDT, and links the new one to the old.
+bool MarkTasks(Core& core, const TaskSwitch& to, const Descriptor& descriptor,
+               const Segment& tss) {
+  const Segment& old = core.segments[kTr];
+  if (to.kind != TaskSwitchKind::kCall) {
+    Descriptor old_descriptor;
+    if (!Fetch(core, old.selector, kTs, old_descriptor) ||
+        !WriteType(core, old_descriptor, old_descriptor.type() & ~2u)) {
+      return false;
+    }
+  } else if (!StoreField(core, tss, 0, 2, old.selector)) {
+    return false;
+  }
+  return to.kind == TaskSwitchKind::kReturn ||
+         WriteType(core, descriptor, descriptor.type() | 2);
+}
+
+// The stack of the new task takes the error code before the task runs.
+bool PushErrorCode(Core& core, Task& task, const Loaded& loaded, unsigned bytes,
+                   std::uint32_t error_code) {
+  StackWriter stack(core, loaded.segments[kSs], task.gpr[kRsp], false, By::kProcessor, 0);
+  if (!stack.Push(error_code, bytes)) return false;
+  task.gpr[kRsp] = stack.sp();
+  return true;
+}
+
+}  // namespace
+
+bool SwitchTask(Core& core, const TaskSwitch& to) {
+  Descriptor descriptor;
+  if (!FindTss(core, to, descriptor)) return false;
+  Segment tss = descriptor.ToSegment(to.selector);
+  const TssLayout& layout = LayoutOf(tss.type());
+  const Segment& old = core.segments[kTr];
+  if (old.limit < LayoutOf(old.type()).limit) return core.Raise(kTs, SelectorError(old.selector));
+  if (!ProbeWrite(core, At(old, 0), LayoutOf(old.type()).limit + 1, By::kProcessor)) return false;
+  Task task;
+  Loaded loaded;
+  if (!LoadTask(core, tss, layout, task) || !Prepare(core, task, loaded)) return false;
+  if (to.error_code &&
+      !PushErrorCode(core, task, loaded, layout.bytes, *to.error_code)) {
+    return false;
+  }
+  if (!SaveTask(core, to) || !MarkTasks(core, to, descriptor, tss)) return false;
+  tss.attributes |= 2;
+  core.segments[kTr] = tss;
+  Enter(core, task, loaded, to);
+  return true;
+}
+
+bool SwitchTaskByGate(Core& core, const Descriptor& gate, TaskSwitchKind kind,
+                      std::uint64_t return_rip, std::optional<std::uint32_t> error_code) {
+  return SwitchTask(core, TaskSwitch{.selector = gate.gate_selector(),
+                                     .kind = kind,
+                                     .return_rip = return_rip,
+                                     .error_code = error_code});
+}
+
+}  // namespace pagesaw::cpu
