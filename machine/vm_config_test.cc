@@ -15,7 +15,7 @@ TEST(VmName, FollowsTheRule) {
   EXPECT_TRUE(CheckVmName("a").ok());
   EXPECT_TRUE(CheckVmName("a-1").ok());
   EXPECT_TRUE(CheckVmName("a" + std::string(62, 'z')).ok());
-  for (const std::string name :
+  for (const std::string& name :
        {std::string(), std::string("1a"), std::string("-a"), std::string("A"), std::string("a_b"),
         std::string("a/b"), std::string("a\0b", 3), "a" + std::string(63, 'z')}) {
     EXPECT_EQ(CheckVmName(name).code(), absl::StatusCode::kInvalidArgument) << name;
@@ -32,7 +32,8 @@ struct ConfigCase {
 class VmConfigCheck : public testing::TestWithParam<ConfigCase> {};
 
 TEST_P(VmConfigCheck, NamesWhatItRefuses) {
-  VmConfig config{.name = "vm"};
+  VmConfig config;
+  config.name = "vm";
   GetParam().change(config);
   const absl::Status status = CheckVmConfig(config, kLimit);
   EXPECT_EQ(status.code(), GetParam().want) << status;
