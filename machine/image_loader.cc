@@ -1,0 +1,65 @@
+module;
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+#include <absl/strings/str_cat.h>
+#include <cstdint>
+#include <string>
+#include <vector>
+module pagesaw.machine.image_loader;
+
+import pagesaw.machine.elf;
+import pagesaw.machine.host_file;
+import pagesaw.machine.multiboot;
+import pagesaw.machine.pvh;
+
+namespace pagesaw {
+namespace {
+
+std::string BaseName(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? path : path.substr(slash + 1);
+}
+
+absl::StatusOr<CpuState> LoadElf(const BootRequest& request) {
+  const absl::StatusOr<ElfImage> elf = ParseElf(request.image);
+  if (!elf.ok()) return elf.status();
+  if (elf->is_64) return LoadElf64(request, *elf);
+  if (!HasMultibootHeader(request.image)) {
+    return absl::InvalidArgumentError(
+        "a 32-bit ELF file without a multiboot header in its first 8192 bytes cannot be booted");
+  }
+  return LoadMultiboot(request, *elf);
+}
+
+}  // namespace
+
+absl::StatusOr<CpuState> LoadImage(const BootRequest& request) {
+  absl::StatusOr<CpuState> state = LoadElf(request);
+  if (state.ok()) return state;
+  return absl::Status(state.status().code(), absl::StrCat("image '", request.image_name, "': ",
+                                                          state.status().message()));
+}
+
+absl::StatusOr<CpuState> LoadImageFiles(const MemorySlots& memory, std::uint64_t memory_bytes,
+                                        const std::string& image_path, const std::string& cmdline,
+                                        const std::string& initrd_path) {
+  // An image may carry debug information that is never loaded.
+  constexpr std::uint64_t kImageMaxBytes = std::uint64_t{1} << 30;
+  const auto image = ReadHostFile("image", image_path, kImageMaxBytes);
+  if (!image.ok()) return image.status();
+  std::vector<std::byte> initrd;
+  if (!initrd_path.empty()) {
+    auto file = ReadHostFile("initrd", initrd_path, memory_bytes);
+    if (!file.ok()) return file.status();
+    initrd = *std::move(file);
+  }
+  return LoadImage({.memory = &memory,
+                    .memory_bytes = memory_bytes,
+                    .image_name = BaseName(image_path),
+                    .image = *image,
+                    .cmdline = cmdline,
+                    .initrd = initrd,
+                    .initrd_name = BaseName(initrd_path)});
+}
+
+}  // namespace pagesaw

@@ -1,0 +1,129 @@
+module;
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+#include <absl/strings/str_format.h>
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+module pagesaw.machine.pvh;
+
+import pagesaw.core.address;
+
+namespace pagesaw {
+namespace {
+
+constexpr std::uint32_t kStartInfoMagic = 0x336e'c578;
+constexpr std::uint32_t kNotePhysical32Entry = 18;
+constexpr std::uint32_t kMapRam = 1, kMapReserved = 2;
+constexpr Gpa kInfoFrom(0x9000);
+
+std::optional<std::uint64_t> PvhEntry(const ElfImage& elf) {
+  for (const ElfNote& note : elf.notes) {
+    if (note.name != "Xen" || note.type != kNotePhysical32Entry) continue;
+    return LoadLittleEndian(note.data, 0, note.data.size() >= 8 ? 8 : 4);
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<Gpa> PlaceStartInfo(BootMemory& boot, const BootRequest& request) {
+  Gpa modules;
+  if (!request.initrd.empty()) {
+    const auto data = boot.Place("initrd", request.initrd, boot.image_end());
+    if (!data.ok()) return data.status();
+    TableBuilder list;
+    list.U64(data->bits()).U64(request.initrd.size()).U64(0).U64(0);
+    const auto placed = boot.Place("the module list", list.bytes(), kInfoFrom);
+    if (!placed.ok()) return placed.status();
+    modules = *placed;
+  }
+  TableBuilder cmdline;
+  cmdline.Text(request.full_cmdline());
+  const auto cmdline_at = boot.Place("the command line", cmdline.bytes(), kInfoFrom);
+  if (!cmdline_at.ok()) return cmdline_at.status();
+
+  TableBuilder map;
+  std::uint32_t ranges = 0;
+  for (const MemoryRange& range : MemoryMap(request.memory_bytes)) {
+    map.U64(range.base).U64(range.bytes).U32(range.usable ? kMapRam : kMapReserved).U32(0);
+    ++ranges;
+  }
+  const auto map_at = boot.Place("the memory map", map.bytes(), kInfoFrom);
+  if (!map_at.ok()) return map_at.status();
+
+  TableBuilder info;
+  info.U32(kStartInfoMagic).U32(1).U32(0);  // version 1, no flags
+  info.U32(request.initrd.empty() ? 0 : 1).U64(modules.bits());
+  info.U64(cmdline_at->bits()).U64(0);  // no ACPI
+  info.U64(map_at->bits()).U32(ranges).U32(0);
+  return boot.Place("the start info", info.bytes(), kInfoFrom);
+}
+
+// A PML4, a PDPT and four page directories, in a row.
+absl::StatusOr<Gpa> PlaceIdentityTables(BootMemory& boot) {
+  constexpr std::uint64_t kPresentWritable = 0x3, kLarge = 0x80;
+  const auto at = boot.Take("page tables", 6 * kPageBytes, kInfoFrom);
+  if (!at.ok()) return at;
+  const std::uint64_t pdpt = at->bits() + kPageBytes;
+  const std::uint64_t directories = pdpt + kPageBytes;
+  TableBuilder tables;
+  for (unsigned i = 0; i < 512; ++i) tables.U64(i == 0 ? pdpt | kPresentWritable : 0);
+  for (unsigned i = 0; i < 512; ++i) {
+    tables.U64(i < 4 ? (directories + i * kPageBytes) | kPresentWritable : 0);
+  }
+  for (std::uint64_t i = 0; i < 4 * 512; ++i) tables.U64(i << 21 | kPresentWritable | kLarge);
+  if (absl::Status status = boot.Write(*at, tables.bytes()); !status.ok()) return status;
+  return at;
+}
+
+absl::StatusOr<CpuState> Enter64(BootMemory& boot, const ElfImage& elf) {
+  const bool identity =
+      std::any_of(elf.segments.begin(), elf.segments.end(), [&](const ElfSegment& segment) {
+        return segment.HasPhysical(elf.entry) && segment.linear == segment.physical;
+      });
+  if (!identity) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "entry point 0x%x: must lie in a segment whose linear address is its physical one, or a "
+        "PVH note must name an entry",
+        elf.entry));
+  }
+  if (elf.entry >> 32 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("entry point 0x%x: must lie below 4 GiB", elf.entry));
+  }
+  const auto tables = PlaceIdentityTables(boot);
+  if (!tables.ok()) return tables.status();
+  TableBuilder gdt;
+  gdt.U64(0).U64(0x00af'9b00'0000'ffff).U64(0x00cf'9300'0000'ffff);
+  const auto gdt_at = boot.Place("the GDT", gdt.bytes(), kInfoFrom);
+  if (!gdt_at.ok()) return gdt_at.status();
+  CpuState state = Flat64State(elf.entry, *tables);
+  state.gdtr = {.base = gdt_at->bits(), .limit = static_cast<std::uint16_t>(gdt.bytes().size() - 1)};
+  return state;
+}
+
+}  // namespace
+
+absl::StatusOr<CpuState> LoadElf64(const BootRequest& request, const ElfImage& elf) {
+  BootMemory boot(*request.memory, request.memory_bytes);
+  if (absl::Status status = boot.LoadSegments(elf); !status.ok()) return status;
+  const std::optional<std::uint64_t> pvh_entry = PvhEntry(elf);
+  if (pvh_entry.has_value()) {
+    if (absl::Status status = boot.CheckEntry(elf, *pvh_entry); !status.ok()) return status;
+    if (*pvh_entry >> 32 != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("PVH entry point 0x%x: must lie below 4 GiB", *pvh_entry));
+    }
+  }
+  const auto info = PlaceStartInfo(boot, request);
+  if (!info.ok()) return info.status();
+  if (pvh_entry.has_value()) {
+    CpuState state = Flat32State(*pvh_entry);
+    state.gpr[kRbx] = info->bits();
+    return state;
+  }
+  absl::StatusOr<CpuState> state = Enter64(boot, elf);
+  if (state.ok()) state->gpr[kRdi] = info->bits();
+  return state;
+}
+
+}  // namespace pagesaw
