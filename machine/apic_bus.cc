@@ -8,10 +8,14 @@ namespace {
 bool Includes(const ApicMessage& message, const ApicReceiver* receiver,
               const ApicReceiver* sender) {
   switch (message.shorthand) {
-    case Shorthand::kSelf: return receiver == sender;
-    case Shorthand::kAll: return true;
-    case Shorthand::kOthers: return receiver != sender;
-    default: return receiver->IsDestination(message);
+    case Shorthand::kSelf:
+      return receiver == sender;
+    case Shorthand::kAll:
+      return true;
+    case Shorthand::kOthers:
+      return receiver != sender;
+    default:
+      return receiver->IsDestination(message);
   }
 }
 

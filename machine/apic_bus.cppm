@@ -9,7 +9,13 @@ export namespace pagesaw {
 
 // How a message is delivered, as ICR and LVT entries encode it.
 enum class DeliveryMode : std::uint8_t {
-  kFixed = 0, kLowestPriority = 1, kSmi = 2, kNmi = 4, kInit = 5, kStartUp = 6, kExternal = 7,
+  kFixed = 0,
+  kLowestPriority = 1,
+  kSmi = 2,
+  kNmi = 4,
+  kInit = 5,
+  kStartUp = 6,
+  kExternal = 7,
 };
 
 enum class Shorthand : std::uint8_t { kNone = 0, kSelf = 1, kAll = 2, kOthers = 3 };
@@ -21,7 +27,7 @@ struct ApicMessage {
   bool level = false;    // level triggered
   Shorthand shorthand = Shorthand::kNone;
   std::uint32_t destination = 0;
-  bool wide = false;     // `destination` has 32 bits (x2APIC), else 8
+  bool wide = false;  // `destination` has 32 bits (x2APIC), else 8
 };
 
 // A local APIC as the bus sees it. Any thread.
@@ -39,8 +45,8 @@ class ApicBus {
  public:
   void Attach(ApicReceiver& receiver) { receivers_.push_back(&receiver); }
 
-  // Delivers `message`. `sender` may be null for messages of devices. The caller holds no lock of an
-  // APIC.
+  // Delivers `message`. `sender` may be null for messages of devices. The caller holds no lock of
+  // an APIC.
   void Send(const ApicMessage& message, const ApicReceiver* sender) const;
 
  private:

@@ -43,7 +43,9 @@ class VectorSet {
  public:
   constexpr void Set(std::uint8_t vector) { words_[vector / 32] |= 1u << (vector % 32); }
   constexpr void Clear(std::uint8_t vector) { words_[vector / 32] &= ~(1u << (vector % 32)); }
-  constexpr bool Has(std::uint8_t vector) const { return (words_[vector / 32] >> (vector % 32) & 1) != 0; }
+  constexpr bool Has(std::uint8_t vector) const {
+    return (words_[vector / 32] >> (vector % 32) & 1) != 0;
+  }
   constexpr std::uint32_t word(unsigned index) const { return words_[index]; }
   // The highest vector in the set, or -1.
   constexpr int Highest() const {

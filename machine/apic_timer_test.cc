@@ -28,8 +28,14 @@ TEST_F(ApicTimerTest, CountsDownOnce) {
 }
 
 TEST_F(ApicTimerTest, DividesItsClock) {
-  for (const auto& [code, divisor] : {std::pair<std::uint32_t, std::uint32_t>{0, 2}, {1, 4}, {2, 8},
-                                      {3, 16}, {8, 32}, {9, 64}, {10, 128}, {11, 1}}) {
+  for (const auto& [code, divisor] : {std::pair<std::uint32_t, std::uint32_t>{0, 2},
+                                      {1, 4},
+                                      {2, 8},
+                                      {3, 16},
+                                      {8, 32},
+                                      {9, 64},
+                                      {10, 128},
+                                      {11, 1}}) {
     timer_.SetDivide(code);
     timer_.SetInitialCount(1'000'000);
     clock_.Advance(divisor * 1000);

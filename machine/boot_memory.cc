@@ -16,8 +16,8 @@ import pagesaw.core.paging_state;
 namespace pagesaw {
 namespace {
 
-constexpr std::uint64_t kBaseMemoryEnd = 0xa'0000;     // 640 KiB
-constexpr std::uint64_t kExtendedMemory = 0x10'0000;   // 1 MiB
+constexpr std::uint64_t kBaseMemoryEnd = 0xa'0000;    // 640 KiB
+constexpr std::uint64_t kExtendedMemory = 0x10'0000;  // 1 MiB
 
 // Type, S, DPL 0, present, granularity; then the default size or L.
 constexpr std::uint16_t kCode32 = 0xc09b, kCode64 = 0xa09b, kData = 0xc093;
@@ -109,9 +109,8 @@ absl::StatusOr<Gpa> BootMemory::Take(std::string_view what, std::uint64_t byte_c
       moved = true;
     }
     if (at > limit || byte_count > limit - at) {
-      return absl::ResourceExhaustedError(
-          absl::StrFormat("%s: no room for %d bytes in %d bytes of RAM", what, byte_count,
-                          memory_bytes_));
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "%s: no room for %d bytes in %d bytes of RAM", what, byte_count, memory_bytes_));
     }
   }
   taken_.emplace_back(at, at + byte_count);

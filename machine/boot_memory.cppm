@@ -21,12 +21,12 @@ export namespace pagesaw {
 
 // What is to be booted.
 struct BootRequest {
-  const MemorySlots* memory = nullptr;
+  const SlotTable* memory = nullptr;
   std::uint64_t memory_bytes = 0;
-  std::string image_name;              // the first word of the command line
+  std::string image_name;  // the first word of the command line
   std::span<const std::byte> image;
   std::string cmdline;
-  std::span<const std::byte> initrd;   // empty: none
+  std::span<const std::byte> initrd;  // empty: none
   std::string initrd_name;
 
   // The image's name and its arguments.
@@ -43,7 +43,7 @@ std::vector<MemoryRange> MemoryMap(std::uint64_t memory_bytes);
 
 class BootMemory {
  public:
-  BootMemory(const MemorySlots& memory, std::uint64_t memory_bytes)
+  BootMemory(const SlotTable& memory, std::uint64_t memory_bytes)
       : memory_(memory), memory_bytes_(memory_bytes) {}
 
   // Copies the segments and zeroes what follows them. InvalidArgument if one lies outside RAM.
@@ -51,8 +51,8 @@ class BootMemory {
   // InvalidArgument unless the segments hold `entry`, a physical address.
   absl::Status CheckEntry(const ElfImage& image, std::uint64_t entry) const;
 
-  // Takes `byte_count` bytes of RAM below 3 GiB, page aligned, at or above `from`, that nothing else
-  // has. ResourceExhausted if there are none; `what` names them.
+  // Takes `byte_count` bytes of RAM below 3 GiB, page aligned, at or above `from`, that nothing
+  // else has. ResourceExhausted if there are none; `what` names them.
   absl::StatusOr<Gpa> Take(std::string_view what, std::uint64_t byte_count, Gpa from);
   // Takes room for `bytes` and copies them there.
   absl::StatusOr<Gpa> Place(std::string_view what, std::span<const std::byte> bytes, Gpa from);
@@ -64,7 +64,7 @@ class BootMemory {
   Gpa image_end() const { return image_end_; }
 
  private:
-  const MemorySlots& memory_;
+  const SlotTable& memory_;
   const std::uint64_t memory_bytes_;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> taken_;  // first, end
   Gpa image_end_;

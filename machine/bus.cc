@@ -15,9 +15,9 @@ absl::Status Bus::Attach(Device& device) {
     for (const Claim& claim : claims_) {
       if (claim.range.space != range.space) continue;
       if (claim.range.Contains(range.first) || range.Contains(claim.range.first)) {
-        return absl::AlreadyExistsError(absl::StrFormat(
-            "device %s: address 0x%x belongs to %s", device.name(), range.first,
-            claim.device->name()));
+        return absl::AlreadyExistsError(absl::StrFormat("device %s: address 0x%x belongs to %s",
+                                                        device.name(), range.first,
+                                                        claim.device->name()));
       }
     }
   }
@@ -41,9 +41,9 @@ void Bus::Dispatch(BusAccess& access) const {
   Device* device = Find(space, access.address);
   const std::uint64_t mask = BytesMask(access.bytes);
   if (read) {
-    access.value =
-        (device == nullptr ? ~std::uint64_t{0} : device->Read(space, access.address, access.bytes)) &
-        mask;
+    access.value = (device == nullptr ? ~std::uint64_t{0}
+                                      : device->Read(space, access.address, access.bytes)) &
+                   mask;
   } else if (device != nullptr) {
     device->Write(space, access.address, access.bytes, access.value & mask);
   }

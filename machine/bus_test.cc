@@ -18,7 +18,9 @@ class Probe final : public Device {
   explicit Probe(BusRange range) : ranges_{range} {}
   std::string_view name() const override { return "probe"; }
   std::span<const BusRange> ranges() const override { return ranges_; }
-  std::uint64_t Read(BusSpace, std::uint64_t address, unsigned) override { return 0xabcd'0000'0000 | address; }
+  std::uint64_t Read(BusSpace, std::uint64_t address, unsigned) override {
+    return 0xabcd'0000'0000 | address;
+  }
   void Write(BusSpace, std::uint64_t address, unsigned, std::uint64_t value) override {
     written_to = address;
     written = value;
@@ -53,7 +55,9 @@ TEST(Bus, FindsTheDeviceOfAnAddressInItsSpace) {
 TEST(Bus, AnswersAllOnesWhereNobodyIs) {
   const Bus bus;
   for (const auto& [bytes, want] : {std::pair<std::uint8_t, std::uint64_t>{1, 0xff},
-                                    {2, 0xffff}, {4, 0xffff'ffff}, {8, ~0ull}}) {
+                                    {2, 0xffff},
+                                    {4, 0xffff'ffff},
+                                    {8, ~0ull}}) {
     BusAccess in{.kind = Kind::kMmioRead, .bytes = bytes, .address = ~0ull};
     bus.Dispatch(in);
     EXPECT_EQ(in.value, want);

@@ -12,7 +12,9 @@ module pagesaw.machine.console;
 
 namespace pagesaw {
 
-std::uint64_t Console::BeginLocked() const { return end_ - std::min<std::uint64_t>(end_, capacity_); }
+std::uint64_t Console::BeginLocked() const {
+  return end_ - std::min<std::uint64_t>(end_, capacity_);
+}
 
 void Console::Append(std::string_view data) {
   const std::lock_guard lock(mutex_);

@@ -1,5 +1,5 @@
-// What a guest prints: a ring of the last bytes. Readers come with a position and take what is there;
-// neither a slow reader nor a flood from the guest makes anything grow or wait.
+// What a guest prints: a ring of the last bytes. Readers come with a position and take what is
+// there; neither a slow reader nor a flood from the guest makes anything grow or wait.
 module;
 #include <chrono>
 #include <condition_variable>
@@ -15,10 +15,10 @@ export namespace pagesaw {
 
 struct ConsoleChunk {
   std::string data;
-  std::uint64_t position = 0;  // of the first byte of `data` in all that was ever printed
-  std::uint64_t next = 0;      // position to read on from
+  std::uint64_t position = 0;    // of the first byte of `data` in all that was ever printed
+  std::uint64_t next = 0;        // position to read on from
   std::uint64_t lost_bytes = 0;  // between the position asked for and `position`: overwritten
-  bool closed = false;         // nothing will follow `next`
+  bool closed = false;           // nothing will follow `next`
 };
 
 // Thread safe.
@@ -32,9 +32,9 @@ class Console {
   // Wakes the readers that wait; later appends are dropped.
   void Close();
 
-  // At most `max_bytes` from `position` on. Waits up to `timeout` for the first byte, returns at once
-  // when the console is closed. A position before the backlog starts at the backlog, and one that
-  // lies in the future waits for it.
+  // At most `max_bytes` from `position` on. Waits up to `timeout` for the first byte, returns at
+  // once when the console is closed. A position before the backlog starts at the backlog, and one
+  // that lies in the future waits for it.
   ConsoleChunk Read(std::uint64_t position, std::size_t max_bytes,
                     std::chrono::milliseconds timeout) const;
 

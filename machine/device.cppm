@@ -29,8 +29,8 @@ class Device {
   // Where it answers; does not change.
   virtual std::span<const BusRange> ranges() const = 0;
 
-  // An access whose first byte lies in one of the ranges; `bytes` is 1, 2, 4 or 8. Bits of an answer
-  // beyond `bytes` are ignored.
+  // An access whose first byte lies in one of the ranges; `bytes` is 1, 2, 4 or 8. Bits of an
+  // answer beyond `bytes` are ignored.
   virtual std::uint64_t Read(BusSpace space, std::uint64_t address, unsigned bytes) = 0;
   virtual void Write(BusSpace space, std::uint64_t address, unsigned bytes,
                      std::uint64_t value) = 0;

@@ -40,9 +40,9 @@ absl::Status CheckHeader(std::span<const std::byte> bytes) {
     return absl::InvalidArgumentError("not an ELF file: it does not start with 7F 45 4C 46");
   }
   if (bytes.size() < kFields32.header_bytes) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "truncated: the ELF header needs %d bytes, the file has %d", kFields32.header_bytes,
-        bytes.size()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("truncated: the ELF header needs %d bytes, the file has %d",
+                        kFields32.header_bytes, bytes.size()));
   }
   const auto elf_class = static_cast<unsigned>(bytes[4]);
   if (elf_class != 1 && elf_class != 2) {
@@ -55,15 +55,15 @@ absl::Status CheckHeader(std::span<const std::byte> bytes) {
   }
   const bool is_64 = elf_class == 2;
   if (is_64 && bytes.size() < kFields64.header_bytes) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "truncated: the ELF header needs %d bytes, the file has %d", kFields64.header_bytes,
-        bytes.size()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("truncated: the ELF header needs %d bytes, the file has %d",
+                        kFields64.header_bytes, bytes.size()));
   }
   const std::uint64_t machine = *LoadLittleEndian(bytes, 18, 2);
   const std::uint64_t expected = is_64 ? kMachineX86Pc64 : kMachine386;
   if (machine != expected) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "ELF machine %d: expected %d (%s)", machine, expected, is_64 ? "x86-64" : "80386"));
+    return absl::InvalidArgumentError(absl::StrFormat("ELF machine %d: expected %d (%s)", machine,
+                                                      expected, is_64 ? "x86-64" : "80386"));
   }
   const std::uint64_t type = *LoadLittleEndian(bytes, 16, 2);
   if (type != kTypeExecutable && type != kTypeShared) {
@@ -95,7 +95,9 @@ void AddNotes(std::span<const std::byte> bytes, std::vector<ElfNote>& notes) {
 
 absl::StatusOr<ElfSegment> ReadSegment(std::span<const std::byte> bytes, unsigned index,
                                        std::span<const std::byte> header, const Fields& fields) {
-  const auto field = [&](unsigned offset) { return *LoadLittleEndian(header, offset, fields.word); };
+  const auto field = [&](unsigned offset) {
+    return *LoadLittleEndian(header, offset, fields.word);
+  };
   const std::uint64_t offset = field(fields.p_offset);
   const std::uint64_t file_bytes = field(fields.p_file_bytes);
   ElfSegment segment{.physical = field(fields.p_physical),
@@ -109,9 +111,9 @@ absl::StatusOr<ElfSegment> ReadSegment(std::span<const std::byte> bytes, unsigne
   }
   const auto file = Part(bytes, offset, file_bytes);
   if (!file.has_value()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "truncated: segment %d has %d bytes at offset %d, the file has %d bytes", index,
-        file_bytes, offset, bytes.size()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("truncated: segment %d has %d bytes at offset %d, the file has %d bytes",
+                        index, file_bytes, offset, bytes.size()));
   }
   segment.file = *file;
   if (segment.physical + segment.memory_bytes < segment.physical) {

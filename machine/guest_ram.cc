@@ -53,9 +53,9 @@ std::uint64_t GuestRam::ResidentBytes() const {
   for (std::uint64_t at = 0; at < bytes_; at += kOneGib) {
     const std::uint64_t part = std::min(bytes_ - at, kOneGib);
     if (mincore(host_ + at, part, resident.data()) != 0) return pages * kPage;
-    pages += static_cast<std::uint64_t>(
-        std::count_if(resident.begin(), resident.begin() + static_cast<std::ptrdiff_t>(part / kPage),
-                      [](unsigned char flags) { return (flags & 1) != 0; }));
+    pages += static_cast<std::uint64_t>(std::count_if(
+        resident.begin(), resident.begin() + static_cast<std::ptrdiff_t>(part / kPage),
+        [](unsigned char flags) { return (flags & 1) != 0; }));
   }
   return pages * kPage;
 }

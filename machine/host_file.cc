@@ -44,9 +44,9 @@ absl::StatusOr<std::vector<std::byte>> ReadHostFile(std::string_view what, const
   }
   const auto bytes = static_cast<std::uint64_t>(info.st_size);
   if (bytes > max_bytes) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%s '%s': %d bytes do not fit into the guest's memory (at most %d)", what, path, bytes,
-        max_bytes));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%s '%s': %d bytes do not fit into the guest's memory (at most %d)", what,
+                        path, bytes, max_bytes));
   }
   std::vector<std::byte> data(bytes);
   std::size_t done = 0;

@@ -36,11 +36,11 @@ absl::StatusOr<CpuState> LoadElf(const BootRequest& request) {
 absl::StatusOr<CpuState> LoadImage(const BootRequest& request) {
   absl::StatusOr<CpuState> state = LoadElf(request);
   if (state.ok()) return state;
-  return absl::Status(state.status().code(), absl::StrCat("image '", request.image_name, "': ",
-                                                          state.status().message()));
+  return absl::Status(state.status().code(),
+                      absl::StrCat("image '", request.image_name, "': ", state.status().message()));
 }
 
-absl::StatusOr<CpuState> LoadImageFiles(const MemorySlots& memory, std::uint64_t memory_bytes,
+absl::StatusOr<CpuState> LoadImageFiles(const SlotTable& memory, std::uint64_t memory_bytes,
                                         const std::string& image_path, const std::string& cmdline,
                                         const std::string& initrd_path) {
   // An image may carry debug information that is never loaded.

@@ -16,7 +16,7 @@ export namespace pagesaw {
 absl::StatusOr<CpuState> LoadImage(const BootRequest& request);
 
 // The same for files; `initrd_path` may be empty.
-absl::StatusOr<CpuState> LoadImageFiles(const MemorySlots& memory, std::uint64_t memory_bytes,
+absl::StatusOr<CpuState> LoadImageFiles(const SlotTable& memory, std::uint64_t memory_bytes,
                                         const std::string& image_path, const std::string& cmdline,
                                         const std::string& initrd_path);
 

@@ -36,18 +36,18 @@ void Put(Bytes& bytes, std::size_t at, std::uint64_t value, unsigned count) {
 Bytes MultibootElf() {
   Bytes b(0x1000 + 16);
   Put(b, 0, 0x0001'0101'464c'457f, 8);
-  Put(b, 16, 2, 2);            // executable
-  Put(b, 18, 3, 2);            // 386
-  Put(b, 24, 0x10'000c, 4);    // entry
-  Put(b, 28, 52, 4);           // program headers
+  Put(b, 16, 2, 2);          // executable
+  Put(b, 18, 3, 2);          // 386
+  Put(b, 24, 0x10'000c, 4);  // entry
+  Put(b, 28, 52, 4);         // program headers
   Put(b, 42, 32, 2);
   Put(b, 44, 1, 2);
-  Put(b, 52, 1, 4);            // PT_LOAD
-  Put(b, 56, 0x1000, 4);       // offset
-  Put(b, 60, 0x10'0000, 4);    // linear
-  Put(b, 64, 0x10'0000, 4);    // physical
-  Put(b, 68, 16, 4);           // in the file
-  Put(b, 72, 0x2000, 4);       // in memory
+  Put(b, 52, 1, 4);          // PT_LOAD
+  Put(b, 56, 0x1000, 4);     // offset
+  Put(b, 60, 0x10'0000, 4);  // linear
+  Put(b, 64, 0x10'0000, 4);  // physical
+  Put(b, 68, 16, 4);         // in the file
+  Put(b, 72, 0x2000, 4);     // in memory
   Put(b, 0x1000, 0x1bad'b002, 4);
   Put(b, 0x1004, 0, 4);
   Put(b, 0x1008, 0xe452'4ffe, 4);
@@ -71,7 +71,7 @@ Bytes Elf64(bool with_pvh_note) {
   Put(b, 88, 0x20'0000, 8);
   Put(b, 96, 16, 8);
   Put(b, 104, 0x3000, 8);
-  Put(b, 120, 4, 4);           // PT_NOTE
+  Put(b, 120, 4, 4);  // PT_NOTE
   Put(b, 128, 0x200, 8);
   Put(b, 152, 20, 8);
   Put(b, 160, 20, 8);
@@ -89,16 +89,24 @@ class ImageLoader : public testing::Test {
   static constexpr std::uint64_t kMemory = 16u << 20;
   ImageLoader() {
     ram_ = *GuestRam::Create(kMemory);
-    EXPECT_TRUE(slots_.Add({.id = 0, .first = Gfn{0}, .page_count = kMemory >> 12, .host = ram_->host()}).ok());
+    EXPECT_TRUE(
+        slots_.Add({.id = 0, .first = Gfn{0}, .page_count = kMemory >> 12, .host = ram_->host()})
+            .ok());
   }
   absl::StatusOr<CpuState> Load(const Bytes& image, const Bytes& initrd = {},
                                 const std::string& cmdline = "") {
-    return LoadImage({.memory = &slots_, .memory_bytes = kMemory, .image_name = "guest.flat",
-                      .image = image, .cmdline = cmdline, .initrd = initrd, .initrd_name = "env"});
+    return LoadImage({.memory = &slots_,
+                      .memory_bytes = kMemory,
+                      .image_name = "guest.flat",
+                      .image = image,
+                      .cmdline = cmdline,
+                      .initrd = initrd,
+                      .initrd_name = "env"});
   }
   std::uint64_t Guest(std::uint64_t gpa, unsigned count) {
     std::uint64_t value = 0;
-    EXPECT_TRUE(slots_.Read(Gpa(gpa), std::as_writable_bytes(std::span(&value, 1)).first(count)).ok());
+    EXPECT_TRUE(
+        slots_.Read(Gpa(gpa), std::as_writable_bytes(std::span(&value, 1)).first(count)).ok());
     return value;
   }
   std::string GuestText(std::uint64_t gpa) {
@@ -106,7 +114,7 @@ class ImageLoader : public testing::Test {
   }
 
   std::unique_ptr<GuestRam> ram_;
-  MemorySlots slots_;
+  SlotTable slots_;
 };
 
 TEST_F(ImageLoader, BootsMultiboot) {
@@ -119,12 +127,12 @@ TEST_F(ImageLoader, BootsMultiboot) {
   EXPECT_FALSE(state->segments[kCs].long_mode());
   EXPECT_TRUE(state->segments[kCs].big());
   EXPECT_EQ(Guest(0x10'000c, 1), 0xf4u);
-  EXPECT_EQ(Guest(0x10'0010, 8), 0u);              // zeroed behind the file's part
+  EXPECT_EQ(Guest(0x10'0010, 8), 0u);  // zeroed behind the file's part
   EXPECT_EQ(Guest(0x10'1ff8, 8), 0u);
   EXPECT_EQ(Guest(0x10'2000, 1), 0xccu);
 
   const std::uint64_t info = state->gpr[kRbx];
-  EXPECT_EQ(Guest(info, 4), 0x45u);                // memory, command line, map
+  EXPECT_EQ(Guest(info, 4), 0x45u);  // memory, command line, map
   EXPECT_EQ(Guest(info + 4, 4), 640u);
   EXPECT_EQ(Guest(info + 8, 4), 15u * 1024);
   EXPECT_EQ(GuestText(Guest(info + 16, 4)), "guest.flat a=1 b");
@@ -209,7 +217,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadImage{"Order", [](Bytes& b) { Put(b, 5, 2, 1); }, "byte order 2"},
         BadImage{"Machine", [](Bytes& b) { Put(b, 18, 40, 2); }, "machine 40"},
         BadImage{"Object", [](Bytes& b) { Put(b, 16, 1, 2); }, "type 1"},
-        BadImage{"Short64", [](Bytes& b) { Put(b, 4, 2, 1); b.resize(60); }, "needs 64 bytes"},
+        BadImage{"Short64",
+                 [](Bytes& b) {
+                   Put(b, 4, 2, 1);
+                   b.resize(60);
+                 },
+                 "needs 64 bytes"},
         BadImage{"HeadersBeyond", [](Bytes& b) { Put(b, 28, 0xffff'fff0, 4); }, "program headers"},
         BadImage{"TinyHeaders", [](Bytes& b) { Put(b, 42, 8, 2); }, "header size 8"},
         BadImage{"NoSegments", [](Bytes& b) { Put(b, 44, 0, 2); }, "no loadable segment"},
@@ -220,7 +233,11 @@ INSTANTIATE_TEST_SUITE_P(
         BadImage{"BssOutsideRam", [](Bytes& b) { Put(b, 72, 0x0200'0000, 4); }, "33554432 bytes"},
         BadImage{"EntryOutside", [](Bytes& b) { Put(b, 24, 0x123, 4); }, "entry point 0x123"},
         BadImage{"NoMultiboot", [](Bytes& b) { Put(b, 0x1000, 0, 4); }, "multiboot header"},
-        BadImage{"Unknown", [](Bytes& b) { Put(b, 0x1004, 8, 4); Put(b, 0x1008, 0xe452'4ff6, 4); },
+        BadImage{"Unknown",
+                 [](Bytes& b) {
+                   Put(b, 0x1004, 8, 4);
+                   Put(b, 0x1008, 0xe452'4ff6, 4);
+                 },
                  "multiboot flags 0x8"}),
     [](const auto& info) { return std::string(info.param.name); });
 

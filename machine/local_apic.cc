@@ -27,12 +27,26 @@ enum : std::uint8_t { kNone = 0, kRead = 1, kWrite = 2 };
 std::uint8_t X2apicRights(std::uint32_t offset) {
   if (offset >= kIsr && offset < kEsr) return kRead;
   switch (offset) {
-    case kId: case kVersion: case kPpr: case kLdr: case kCurrentCount:
+    case kId:
+    case kVersion:
+    case kPpr:
+    case kLdr:
+    case kCurrentCount:
       return kRead;
-    case kEoi: case kSelfIpi:
+    case kEoi:
+    case kSelfIpi:
       return kWrite;
-    case kTpr: case kSpurious: case kEsr: case kIcrLow: case kLvtTimer: case kLvtThermal:
-    case kLvtPerformance: case kLvtLint0: case kLvtLint1: case kLvtError: case kInitialCount:
+    case kTpr:
+    case kSpurious:
+    case kEsr:
+    case kIcrLow:
+    case kLvtTimer:
+    case kLvtThermal:
+    case kLvtPerformance:
+    case kLvtLint0:
+    case kLvtLint1:
+    case kLvtError:
+    case kInitialCount:
     case kDivide:
       return kRead | kWrite;
     default:
@@ -43,13 +57,22 @@ std::uint8_t X2apicRights(std::uint32_t offset) {
 // Bits of a register that x2APIC mode lets software write as ones.
 std::uint64_t X2apicWritable(std::uint32_t offset) {
   switch (offset) {
-    case kTpr: case kSelfIpi: return 0xff;
-    case kSpurious: return 0x1ff;
-    case kEoi: case kEsr: return 0;
-    case kIcrLow: return std::uint64_t{kBroadcast} << 32 | kIcrWritable;
-    case kDivide: return 0xb;
-    case kInitialCount: return 0xffff'ffff;
-    default: return kLvtWritable[(offset - kLvtTimer) >> 4];
+    case kTpr:
+    case kSelfIpi:
+      return 0xff;
+    case kSpurious:
+      return 0x1ff;
+    case kEoi:
+    case kEsr:
+      return 0;
+    case kIcrLow:
+      return std::uint64_t{kBroadcast} << 32 | kIcrWritable;
+    case kDivide:
+      return 0xb;
+    case kInitialCount:
+      return 0xffff'ffff;
+    default:
+      return kLvtWritable[(offset - kLvtTimer) >> 4];
   }
 }
 
@@ -104,8 +127,8 @@ std::uint64_t LocalApic::base() const {
 bool LocalApic::WriteBase(std::uint64_t value) {
   const std::lock_guard lock(mutex_);
   const std::uint64_t address = ((std::uint64_t{1} << options_.physical_bits) - 1) & ~0xfffull;
-  const std::uint64_t allowed = address | kBaseBootstrap | kBaseEnable |
-                                (options_.x2apic ? kBaseX2apic : 0);
+  const std::uint64_t allowed =
+      address | kBaseBootstrap | kBaseEnable | (options_.x2apic ? kBaseX2apic : 0);
   if ((value & ~allowed) != 0) return false;
   // [intel/vol3] "x2APIC State Transitions"
   const bool enable = (value & kBaseEnable) != 0;
@@ -173,20 +196,36 @@ std::uint32_t LocalApic::ReadLocked(std::uint32_t offset) {
   if (offset >= kIrr && offset < kEsr) return irr_.word((offset - kIrr) >> 4);
   if (offset >= kLvtTimer && offset <= kLvtError) return lvt_[(offset - kLvtTimer) >> 4];
   switch (offset) {
-    case kId: return xapic_id_;
-    case kVersion: return kVersionValue;
-    case kTpr: return tpr_;
-    case kArbitration: case kPpr: return PriorityLocked();
-    case kEoi: case kRemoteRead: return 0;
-    case kLdr: return LdrLocked();
-    case kDfr: return dfr_;
-    case kSpurious: return spurious_;
-    case kEsr: return esr_;
-    case kIcrLow: return icr_low_;
-    case kIcrHigh: return icr_high_;
-    case kInitialCount: return timer_.initial_count();
-    case kCurrentCount: return timer_.CurrentCount();
-    case kDivide: return timer_.divide();
+    case kId:
+      return xapic_id_;
+    case kVersion:
+      return kVersionValue;
+    case kTpr:
+      return tpr_;
+    case kArbitration:
+    case kPpr:
+      return PriorityLocked();
+    case kEoi:
+    case kRemoteRead:
+      return 0;
+    case kLdr:
+      return LdrLocked();
+    case kDfr:
+      return dfr_;
+    case kSpurious:
+      return spurious_;
+    case kEsr:
+      return esr_;
+    case kIcrLow:
+      return icr_low_;
+    case kIcrHigh:
+      return icr_high_;
+    case kInitialCount:
+      return timer_.initial_count();
+    case kCurrentCount:
+      return timer_.CurrentCount();
+    case kDivide:
+      return timer_.divide();
     default:
       ReportErrorLocked(kEsrIllegalRegister);
       return 0;
@@ -199,14 +238,30 @@ std::optional<ApicMessage> LocalApic::WriteLocked(std::uint32_t offset, std::uin
     return std::nullopt;
   }
   switch (offset) {
-    case kId: xapic_id_ = value & 0xff00'0000; break;
-    case kTpr: tpr_ = static_cast<std::uint8_t>(value); break;
-    case kEoi: EndOfInterruptLocked(); break;
-    case kLdr: ldr_ = value & 0xff00'0000; break;
-    case kDfr: dfr_ = value | 0x0fff'ffff; break;
-    case kSpurious: WriteSpuriousLocked(value); break;
-    case kEsr: esr_ = std::exchange(errors_, 0); break;
-    case kIcrHigh: icr_high_ = value & 0xff00'0000; break;
+    case kId:
+      xapic_id_ = value & 0xff00'0000;
+      break;
+    case kTpr:
+      tpr_ = static_cast<std::uint8_t>(value);
+      break;
+    case kEoi:
+      EndOfInterruptLocked();
+      break;
+    case kLdr:
+      ldr_ = value & 0xff00'0000;
+      break;
+    case kDfr:
+      dfr_ = value | 0x0fff'ffff;
+      break;
+    case kSpurious:
+      WriteSpuriousLocked(value);
+      break;
+    case kEsr:
+      esr_ = std::exchange(errors_, 0);
+      break;
+    case kIcrHigh:
+      icr_high_ = value & 0xff00'0000;
+      break;
     case kIcrLow:
       icr_low_ = value & kIcrWritable;
       return CommandLocked();
@@ -225,7 +280,11 @@ std::optional<ApicMessage> LocalApic::WriteLocked(std::uint32_t offset, std::uin
       }
       ReportErrorLocked(kEsrIllegalRegister);
       break;
-    case kVersion: case kArbitration: case kPpr: case kRemoteRead: case kCurrentCount:
+    case kVersion:
+    case kArbitration:
+    case kPpr:
+    case kRemoteRead:
+    case kCurrentCount:
       break;
     default:
       if (offset < kIsr || offset >= kEsr) ReportErrorLocked(kEsrIllegalRegister);

@@ -19,8 +19,8 @@ export namespace pagesaw {
 struct LocalApicOptions {
   std::uint32_t id = 0;
   bool bootstrap = true;
-  bool x2apic = true;         // enumerated: the mode can be entered
-  bool tsc_deadline = true;   // enumerated: the timer has that mode
+  bool x2apic = true;        // enumerated: the mode can be entered
+  bool tsc_deadline = true;  // enumerated: the timer has that mode
   unsigned physical_bits = 46;
 };
 

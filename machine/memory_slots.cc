@@ -18,9 +18,7 @@ namespace {
 
 constexpr std::uint64_t kFrameLimit = std::uint64_t{1} << 40;  // 52 bits of address
 
-bool IsWordAligned(const std::byte* at) {
-  return (reinterpret_cast<std::uintptr_t>(at) & 7) == 0;
-}
+bool IsWordAligned(const std::byte* at) { return (reinterpret_cast<std::uintptr_t>(at) & 7) == 0; }
 
 std::atomic_ref<std::uint64_t> Word(std::byte* at) {
   return std::atomic_ref<std::uint64_t>(*reinterpret_cast<std::uint64_t*>(at));
@@ -75,7 +73,7 @@ void ClearBytes(std::byte* guest, std::uint64_t count) {
 
 // Calls `copy(host, offset, bytes)` for each piece of a range that lies in slots whole.
 template <typename Copy>
-void ForEachPiece(const MemorySlots& slots, Gpa gpa, std::uint64_t byte_count, Copy copy) {
+void ForEachPiece(const SlotTable& slots, Gpa gpa, std::uint64_t byte_count, Copy copy) {
   std::uint64_t done = 0;
   while (done < byte_count) {
     const Gpa at(gpa.bits() + done);
@@ -100,15 +98,15 @@ std::vector<RamRange> RamLayout(std::uint64_t memory_bytes) {
   return ranges;
 }
 
-MemorySlots::MemorySlots() { Publish({}); }
-MemorySlots::~MemorySlots() = default;
+SlotTable::SlotTable() { Publish({}); }
+SlotTable::~SlotTable() = default;
 
-void MemorySlots::Publish(Table table) {
+void SlotTable::Publish(Table table) {
   tables_.push_back(std::make_unique<const Table>(std::move(table)));
   current_.store(tables_.back().get(), std::memory_order_release);
 }
 
-absl::Status MemorySlots::Add(const MemorySlot& slot) {
+absl::Status SlotTable::Add(const MemorySlot& slot) {
   const std::lock_guard lock(change_);
   if (slot.page_count == 0) {
     return absl::InvalidArgumentError(absl::StrFormat("slot %d: has no pages", slot.id));
@@ -118,9 +116,9 @@ absl::Status MemorySlots::Add(const MemorySlot& slot) {
         absl::StrFormat("slot %d: its backing is not page aligned", slot.id));
   }
   if (slot.first.number >= kFrameLimit || slot.page_count > kFrameLimit - slot.first.number) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "slot %d: frames 0x%x and %d more reach beyond 52 address bits", slot.id,
-        slot.first.number, slot.page_count));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("slot %d: frames 0x%x and %d more reach beyond 52 address bits", slot.id,
+                        slot.first.number, slot.page_count));
   }
   Table table = *current_.load(std::memory_order_relaxed);
   for (const MemorySlot& other : table) {
@@ -139,7 +137,7 @@ absl::Status MemorySlots::Add(const MemorySlot& slot) {
   return absl::OkStatus();
 }
 
-absl::Status MemorySlots::Remove(std::uint32_t id) {
+absl::Status SlotTable::Remove(std::uint32_t id) {
   const std::lock_guard lock(change_);
   Table table = *current_.load(std::memory_order_relaxed);
   if (std::erase_if(table, [id](const MemorySlot& slot) { return slot.id == id; }) == 0) {
@@ -149,33 +147,32 @@ absl::Status MemorySlots::Remove(std::uint32_t id) {
   return absl::OkStatus();
 }
 
-const MemorySlot* MemorySlots::Find(Gfn gfn) const {
+const MemorySlot* SlotTable::Find(Gfn gfn) const {
   for (const MemorySlot& slot : *current_.load(std::memory_order_acquire)) {
     if (slot.Contains(gfn)) return &slot;
   }
   return nullptr;
 }
 
-std::vector<MemorySlot> MemorySlots::Slots() const {
+std::vector<MemorySlot> SlotTable::Slots() const {
   return *current_.load(std::memory_order_acquire);
 }
 
-absl::Status MemorySlots::CheckRange(Gpa gpa, std::uint64_t byte_count) const {
+absl::Status SlotTable::CheckRange(Gpa gpa, std::uint64_t byte_count) const {
   std::uint64_t checked = 0;
   while (checked < byte_count) {
     const auto at = CheckedAdd(gpa, checked);
     const MemorySlot* slot = at.has_value() ? Find(GfnOf(*at)) : nullptr;
     if (slot == nullptr) {
-      return absl::OutOfRangeError(absl::StrFormat(
-          "guest memory 0x%x, %d bytes: no RAM at 0x%x", gpa.bits(), byte_count,
-          gpa.bits() + checked));
+      return absl::OutOfRangeError(absl::StrFormat("guest memory 0x%x, %d bytes: no RAM at 0x%x",
+                                                   gpa.bits(), byte_count, gpa.bits() + checked));
     }
     checked += slot->page_count * kPageBytes - (at->bits() - GpaOf(slot->first).bits());
   }
   return absl::OkStatus();
 }
 
-absl::Status MemorySlots::Read(Gpa gpa, std::span<std::byte> bytes) const {
+absl::Status SlotTable::Read(Gpa gpa, std::span<std::byte> bytes) const {
   if (absl::Status status = CheckRange(gpa, bytes.size()); !status.ok()) return status;
   ForEachPiece(*this, gpa, bytes.size(),
                [bytes](std::byte* host, std::uint64_t offset, std::uint64_t count) {
@@ -184,7 +181,7 @@ absl::Status MemorySlots::Read(Gpa gpa, std::span<std::byte> bytes) const {
   return absl::OkStatus();
 }
 
-absl::Status MemorySlots::Write(Gpa gpa, std::span<const std::byte> bytes) const {
+absl::Status SlotTable::Write(Gpa gpa, std::span<const std::byte> bytes) const {
   if (absl::Status status = CheckRange(gpa, bytes.size()); !status.ok()) return status;
   ForEachPiece(*this, gpa, bytes.size(),
                [bytes](std::byte* host, std::uint64_t offset, std::uint64_t count) {
@@ -193,7 +190,7 @@ absl::Status MemorySlots::Write(Gpa gpa, std::span<const std::byte> bytes) const
   return absl::OkStatus();
 }
 
-absl::Status MemorySlots::Clear(Gpa gpa, std::uint64_t byte_count) const {
+absl::Status SlotTable::Clear(Gpa gpa, std::uint64_t byte_count) const {
   if (absl::Status status = CheckRange(gpa, byte_count); !status.ok()) return status;
   ForEachPiece(*this, gpa, byte_count, [](std::byte* host, std::uint64_t, std::uint64_t count) {
     ClearBytes(host, count);

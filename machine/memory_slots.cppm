@@ -30,12 +30,12 @@ struct RamRange {
 // How `memory_bytes` of RAM are laid out.
 std::vector<RamRange> RamLayout(std::uint64_t memory_bytes);
 
-class MemorySlots final : public GuestMemory {
+class SlotTable final : public GuestMemory {
  public:
-  MemorySlots();
-  ~MemorySlots() override;
-  MemorySlots(const MemorySlots&) = delete;
-  MemorySlots& operator=(const MemorySlots&) = delete;
+  SlotTable();
+  ~SlotTable() override;
+  SlotTable(const SlotTable&) = delete;
+  SlotTable& operator=(const SlotTable&) = delete;
 
   // InvalidArgument: an empty or unaligned slot, an id that is taken, frames beyond 2^40, or frames
   // that another slot has.

@@ -29,11 +29,13 @@ TEST(RamLayout, LeavesRoomForDevicesBelowFourGib) {
   EXPECT_EQ(large[1].offset, std::uint64_t{3} << 30);
 }
 
-TEST(MemorySlots, FindsTheSlotOfAFrame) {
+TEST(SlotTable, FindsTheSlotOfAFrame) {
   Pages low, high;
-  MemorySlots slots;
-  ASSERT_TRUE(slots.Add({.id = 1, .first = Gfn{8}, .page_count = 2, .host = high.bytes.data()}).ok());
-  ASSERT_TRUE(slots.Add({.id = 0, .first = Gfn{0}, .page_count = 4, .host = low.bytes.data()}).ok());
+  SlotTable slots;
+  ASSERT_TRUE(
+      slots.Add({.id = 1, .first = Gfn{8}, .page_count = 2, .host = high.bytes.data()}).ok());
+  ASSERT_TRUE(
+      slots.Add({.id = 0, .first = Gfn{0}, .page_count = 4, .host = low.bytes.data()}).ok());
   EXPECT_EQ(slots.Find(Gfn{3})->id, 0u);
   EXPECT_EQ(slots.Find(Gfn{4}), nullptr);
   EXPECT_EQ(slots.Find(Gfn{9})->id, 1u);
@@ -41,10 +43,11 @@ TEST(MemorySlots, FindsTheSlotOfAFrame) {
   EXPECT_EQ(slots.Slots().front().id, 0u);
 }
 
-TEST(MemorySlots, KeepsAFoundSlotReadableAfterRemoval) {
+TEST(SlotTable, KeepsAFoundSlotReadableAfterRemoval) {
   Pages pages;
-  MemorySlots slots;
-  ASSERT_TRUE(slots.Add({.id = 7, .first = Gfn{0}, .page_count = 4, .host = pages.bytes.data()}).ok());
+  SlotTable slots;
+  ASSERT_TRUE(
+      slots.Add({.id = 7, .first = Gfn{0}, .page_count = 4, .host = pages.bytes.data()}).ok());
   const MemorySlot* slot = slots.Find(Gfn{0});
   ASSERT_TRUE(slots.Remove(7).ok());
   EXPECT_EQ(slots.Find(Gfn{0}), nullptr);
@@ -52,9 +55,9 @@ TEST(MemorySlots, KeepsAFoundSlotReadableAfterRemoval) {
   EXPECT_EQ(slots.Remove(7).code(), absl::StatusCode::kNotFound);
 }
 
-TEST(MemorySlots, RefusesSlotsThatCannotBe) {
+TEST(SlotTable, RefusesSlotsThatCannotBe) {
   Pages pages;
-  MemorySlots slots;
+  SlotTable slots;
   std::byte* host = pages.bytes.data();
   ASSERT_TRUE(slots.Add({.id = 0, .first = Gfn{4}, .page_count = 4, .host = host}).ok());
   EXPECT_FALSE(slots.Add({.id = 0, .first = Gfn{64}, .page_count = 1, .host = host}).ok());
@@ -67,11 +70,13 @@ TEST(MemorySlots, RefusesSlotsThatCannotBe) {
   EXPECT_EQ(slots.Slots().size(), 1u);
 }
 
-TEST(MemorySlots, CopiesAcrossSlotsOrNotAtAll) {
+TEST(SlotTable, CopiesAcrossSlotsOrNotAtAll) {
   Pages first, second;
-  MemorySlots slots;
-  ASSERT_TRUE(slots.Add({.id = 0, .first = Gfn{0}, .page_count = 4, .host = first.bytes.data()}).ok());
-  ASSERT_TRUE(slots.Add({.id = 1, .first = Gfn{4}, .page_count = 4, .host = second.bytes.data()}).ok());
+  SlotTable slots;
+  ASSERT_TRUE(
+      slots.Add({.id = 0, .first = Gfn{0}, .page_count = 4, .host = first.bytes.data()}).ok());
+  ASSERT_TRUE(
+      slots.Add({.id = 1, .first = Gfn{4}, .page_count = 4, .host = second.bytes.data()}).ok());
   std::vector<std::byte> data(101, std::byte{0x5a});
   ASSERT_TRUE(slots.Write(Gpa(4 * 4096 - 51), data).ok());
   EXPECT_EQ(first.bytes[4 * 4096 - 1], std::byte{0x5a});

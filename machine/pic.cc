@@ -41,9 +41,8 @@ std::optional<unsigned> PicChip::Highest(std::uint8_t lines) const {
 }
 
 std::optional<unsigned> PicChip::Pending() const {
-  const std::optional<unsigned> line =
-      Highest(static_cast<std::uint8_t>(requests_ & ~mask_ &
-                                        (special_mask_ ? ~in_service_ : 0xff)));
+  const std::optional<unsigned> line = Highest(
+      static_cast<std::uint8_t>(requests_ & ~mask_ & (special_mask_ ? ~in_service_ : 0xff)));
   if (!line.has_value() || special_mask_) return line;
   std::uint8_t blocking = in_service_;
   if (special_fully_nested_ && master_) blocking &= static_cast<std::uint8_t>(~Bit(kCascadeLine));
@@ -176,12 +175,23 @@ std::uint64_t Pic::Read(BusSpace, std::uint64_t address, unsigned) {
   const std::lock_guard lock(mutex_);
   std::uint8_t value = 0;
   switch (address) {
-    case 0x20: value = master_.ReadCommand(); break;
-    case 0x21: value = master_.ReadData(); break;
-    case 0xa0: value = slave_.ReadCommand(); break;
-    case 0xa1: value = slave_.ReadData(); break;
-    case 0x4d0: value = master_.level_mask(); break;
-    default: value = slave_.level_mask();
+    case 0x20:
+      value = master_.ReadCommand();
+      break;
+    case 0x21:
+      value = master_.ReadData();
+      break;
+    case 0xa0:
+      value = slave_.ReadCommand();
+      break;
+    case 0xa1:
+      value = slave_.ReadData();
+      break;
+    case 0x4d0:
+      value = master_.level_mask();
+      break;
+    default:
+      value = slave_.level_mask();
   }
   Update();
   return value;
@@ -191,12 +201,23 @@ void Pic::Write(BusSpace, std::uint64_t address, unsigned, std::uint64_t value) 
   const auto byte = static_cast<std::uint8_t>(value);
   const std::lock_guard lock(mutex_);
   switch (address) {
-    case 0x20: master_.WriteCommand(byte); break;
-    case 0x21: master_.WriteData(byte); break;
-    case 0xa0: slave_.WriteCommand(byte); break;
-    case 0xa1: slave_.WriteData(byte); break;
-    case 0x4d0: master_.set_level_mask(byte & 0xf8); break;  // IRQ 0 to 2 are always edges
-    default: slave_.set_level_mask(byte & 0xde);             // and IRQ 8 and 13
+    case 0x20:
+      master_.WriteCommand(byte);
+      break;
+    case 0x21:
+      master_.WriteData(byte);
+      break;
+    case 0xa0:
+      slave_.WriteCommand(byte);
+      break;
+    case 0xa1:
+      slave_.WriteData(byte);
+      break;
+    case 0x4d0:
+      master_.set_level_mask(byte & 0xf8);
+      break;  // IRQ 0 to 2 are always edges
+    default:
+      slave_.set_level_mask(byte & 0xde);  // and IRQ 8 and 13
   }
   Update();
 }

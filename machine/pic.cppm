@@ -1,4 +1,5 @@
-// The two 8259A interrupt controllers of a PC. [intel/8259a] "8259A Programmable Interrupt Controller"
+// The two 8259A interrupt controllers of a PC. [intel/8259a] "8259A Programmable Interrupt
+// Controller"
 module;
 #include <array>
 #include <cstdint>

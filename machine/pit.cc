@@ -38,11 +38,15 @@ bool PitChannel::Output(std::uint64_t now_ns) const {
   if (!loaded_) return mode_ != 0;
   const std::uint64_t ticks = Ticks(now_ns);
   switch (mode_) {
-    case 2: return ticks % Period() != Period() - 1;
-    case 3: return ticks % Period() < (Period() + 1) / 2;
+    case 2:
+      return ticks % Period() != Period() - 1;
+    case 3:
+      return ticks % Period() < (Period() + 1) / 2;
     case 4:
-    case 5: return ticks != Period();
-    default: return ticks >= Period();
+    case 5:
+      return ticks != Period();
+    default:
+      return ticks >= Period();
   }
 }
 

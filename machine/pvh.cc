@@ -97,7 +97,8 @@ absl::StatusOr<CpuState> Enter64(BootMemory& boot, const ElfImage& elf) {
   const auto gdt_at = boot.Place("the GDT", gdt.bytes(), kInfoFrom);
   if (!gdt_at.ok()) return gdt_at.status();
   CpuState state = Flat64State(elf.entry, *tables);
-  state.gdtr = {.base = gdt_at->bits(), .limit = static_cast<std::uint16_t>(gdt.bytes().size() - 1)};
+  state.gdtr = {.base = gdt_at->bits(),
+                .limit = static_cast<std::uint16_t>(gdt.bytes().size() - 1)};
   return state;
 }
 

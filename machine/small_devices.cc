@@ -67,20 +67,20 @@ void KeyboardController::Write(BusSpace, std::uint64_t address, unsigned, std::u
 
 FwCfg::FwCfg(std::uint64_t memory_bytes, unsigned cpu_count)
     : items_{
-          {0x00, "QEMU"},                       // signature, by which guests find the ports
-          {0x01, LittleEndian(1, 4)},           // id: the traditional interface only
+          {0x00, "QEMU"},              // signature, by which guests find the ports
+          {0x01, LittleEndian(1, 4)},  // id: the traditional interface only
           {0x03, LittleEndian(memory_bytes, 8)},
           {0x05, LittleEndian(cpu_count, 2)},
-          {0x0f, LittleEndian(cpu_count, 2)},   // the largest number of CPUs
-          {0x11, LittleEndian(0, 8)},           // no limit on the RAM to use
+          {0x0f, LittleEndian(cpu_count, 2)},  // the largest number of CPUs
+          {0x11, LittleEndian(0, 8)},          // no limit on the RAM to use
       } {}
 
 std::span<const BusRange> FwCfg::ranges() const { return kFwCfgRanges; }
 
 const std::string& FwCfg::Selected() const {
   static const std::string kNothing;
-  const auto item = std::find_if(items_.begin(), items_.end(),
-                                 [this](const Item& i) { return i.key == key_; });
+  const auto item =
+      std::find_if(items_.begin(), items_.end(), [this](const Item& i) { return i.key == key_; });
   return item == items_.end() ? kNothing : item->data;
 }
 
@@ -128,15 +128,24 @@ std::uint8_t RealTimeClock::ReadByte(unsigned index) const {
   tm utc = {};
   gmtime_r(&now, &utc);
   switch (index) {
-    case 0: return Bcd(utc.tm_sec);
-    case 2: return Bcd(utc.tm_min);
-    case 4: return Bcd(utc.tm_hour);
-    case 6: return static_cast<std::uint8_t>(utc.tm_wday + 1);
-    case 7: return Bcd(utc.tm_mday);
-    case 8: return Bcd(utc.tm_mon + 1);
-    case 9: return Bcd(utc.tm_year % 100);
-    case 0x32: return Bcd((utc.tm_year + 1900) / 100);
-    default: return memory_[index];  // the alarm
+    case 0:
+      return Bcd(utc.tm_sec);
+    case 2:
+      return Bcd(utc.tm_min);
+    case 4:
+      return Bcd(utc.tm_hour);
+    case 6:
+      return static_cast<std::uint8_t>(utc.tm_wday + 1);
+    case 7:
+      return Bcd(utc.tm_mday);
+    case 8:
+      return Bcd(utc.tm_mon + 1);
+    case 9:
+      return Bcd(utc.tm_year % 100);
+    case 0x32:
+      return Bcd((utc.tm_year + 1900) / 100);
+    default:
+      return memory_[index];  // the alarm
   }
 }
 

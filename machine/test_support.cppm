@@ -1,7 +1,7 @@
 // Stand-ins for tests of devices: a clock that is moved by hand, sinks that remember.
 module;
-#include <atomic>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <vector>

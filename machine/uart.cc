@@ -78,7 +78,8 @@ std::uint8_t Uart::ReadRegister(unsigned offset) {
     case kLineStatus:
       return kLsrTransmitterEmpty | (input_.empty() ? 0 : kLsrReceived);
     case kModemStatus:
-      // In loopback the modem inputs are the outputs: DTR to DSR, RTS to CTS, OUT1 to RI, OUT2 to DCD.
+      // In loopback the modem inputs are the outputs: DTR to DSR, RTS to CTS, OUT1 to RI, OUT2 to
+      // DCD.
       if ((modem_control_ & kMcrLoop) != 0) {
         return static_cast<std::uint8_t>((modem_control_ & 0x0c) << 4 |
                                          (modem_control_ & 0x01) << 5 |

@@ -1,5 +1,5 @@
-// A virtual machine: memory, vCPUs and devices, driven by whoever holds it, on any thread. Each call
-// that can be refused returns a Status whose message names what was refused.
+// A virtual machine: memory, vCPUs and devices, driven by whoever holds it, on any thread. Each
+// call that can be refused returns a Status whose message names what was refused.
 module;
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>
@@ -23,41 +23,20 @@ import pagesaw.core.paging_state;
 import pagesaw.core.plugin;
 import pagesaw.core.shadow_mmu;
 export import pagesaw.machine.console;
+export import pagesaw.machine.lifecycle;
 export import pagesaw.machine.vm_config;
+export import pagesaw.machine.vm_exit;
 export import pagesaw.machine.vm_parts;
 
 export namespace pagesaw {
-
-enum class VmState : std::uint8_t { kCreated, kRunning, kPaused, kStopped };
-
-enum class StopReason : std::uint8_t {
-  kNone,       // not stopped
-  kRequested,  // Stop was called
-  kDebugExit,  // the guest wrote `debug_exit_value` to isa-debug-exit
-  kShutdown,   // triple fault
-  kReset,      // the guest asked for a reset
-  kTimeLimit,
-  kError,      // the guest did what this machine cannot run; `message` says what
-};
-
-// How a VM ended.
-struct VmExit {
-  StopReason reason = StopReason::kNone;
-  std::uint32_t debug_exit_value = 0;
-  std::string message;  // one sentence for people, for every reason but kNone
-};
-
-// The status of a process that ran the guest in the foreground: debug exit (value << 1) | 1 cut to
-// 8 bits, time limit 124, asked to stop 0, everything else 1.
-int ProcessStatus(const VmExit& exit);
 
 // A walker of a vCPU as it is now.
 struct WalkerInfo {
   std::string name;
   std::string format_name;
-  PageFormat format;              // of the guest's entries
+  PageFormat format;  // of the guest's entries
   PagingMode mode = PagingMode::kNone;
-  unsigned root_level = 0;        // 0: no paging, output = input
+  unsigned root_level = 0;  // 0: no paging, output = input
   std::uint64_t root_register = 0;
 };
 
@@ -65,9 +44,9 @@ struct WalkerInfo {
 struct ShadowMmuInfo {
   std::string name;
   std::string format_name;
-  PageFormat format;  // of the SPTEs
-  ShadowRole role;    // of its roots
-  std::string walker; // the walker that says what the guest wants
+  PageFormat format;    // of the SPTEs
+  ShadowRole role;      // of its roots
+  std::string walker;   // the walker that says what the guest wants
   bool active = false;  // the processor runs on its tables
 };
 
@@ -76,15 +55,6 @@ struct WalkReport {
   WalkResult result = WalkFault{};
   WalkTrace trace;
   PageFormat format;
-};
-
-struct VcpuStatistics {
-  std::uint64_t instructions = 0;
-  std::uint64_t exits = 0;
-  std::uint64_t exits_table_fault = 0;
-  std::uint64_t exits_bus = 0;
-  std::uint64_t exits_halt = 0;
-  std::uint64_t interrupts = 0;  // delivered
 };
 
 struct VmStatistics {

@@ -21,21 +21,20 @@ bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 }  // namespace
 
 absl::Status CheckVmName(std::string_view name) {
-  const bool good =
-      !name.empty() && name.size() <= kNameMaxChars && IsLower(name.front()) &&
-      std::all_of(name.begin(), name.end(),
-                  [](char c) { return IsLower(c) || IsDigit(c) || c == '-'; });
+  const bool good = !name.empty() && name.size() <= kNameMaxChars && IsLower(name.front()) &&
+                    std::all_of(name.begin(), name.end(),
+                                [](char c) { return IsLower(c) || IsDigit(c) || c == '-'; });
   if (good) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "VM name '%s': must match [a-z][a-z0-9-]{0,62}", std::string(name.substr(0, 80))));
+  return absl::InvalidArgumentError(absl::StrFormat("VM name '%s': must match [a-z][a-z0-9-]{0,62}",
+                                                    std::string(name.substr(0, 80))));
 }
 
 absl::Status CheckVmConfig(const VmConfig& config, std::uint64_t memory_limit_bytes) {
   if (absl::Status status = CheckVmName(config.name); !status.ok()) return status;
   if (config.memory_bytes == 0 || config.memory_bytes % kMinMemoryBytes != 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "memory size %d: must be a positive multiple of %d bytes", config.memory_bytes,
-        kMinMemoryBytes));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("memory size %d: must be a positive multiple of %d bytes",
+                        config.memory_bytes, kMinMemoryBytes));
   }
   if (config.memory_bytes > memory_limit_bytes) {
     return absl::ResourceExhaustedError(
@@ -46,16 +45,16 @@ absl::Status CheckVmConfig(const VmConfig& config, std::uint64_t memory_limit_by
     return absl::InvalidArgumentError("vCPU count 0: must be at least 1");
   }
   if (config.cpu_count > 1) {
-    return absl::UnimplementedError(absl::StrFormat(
-        "vCPU count %d: a VM can have 1 vCPU in this version", config.cpu_count));
+    return absl::UnimplementedError(
+        absl::StrFormat("vCPU count %d: a VM can have 1 vCPU in this version", config.cpu_count));
   }
   if (!config.tdp) {
     return absl::UnimplementedError(
         "two-stage translation off: this version cannot shadow the guest's own tables");
   }
   if (config.time_limit.count() < 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "time limit %d ms: must not be negative", config.time_limit.count()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("time limit %d ms: must not be negative", config.time_limit.count()));
   }
   if (config.cmdline.size() > kCmdlineMaxChars) {
     return absl::InvalidArgumentError(

@@ -17,16 +17,16 @@ enum class ExecuteSplit : std::uint8_t {
 };
 
 struct VmConfig {
-  std::string name;               // [a-z][a-z0-9-]{0,62}
-  std::string vendor = "intel";   // a vendor that some plugin provides
+  std::string name;              // [a-z][a-z0-9-]{0,62}
+  std::string vendor = "intel";  // a vendor that some plugin provides
   std::uint64_t memory_bytes = std::uint64_t{128} << 20;
   unsigned cpu_count = 1;
-  bool tdp = true;                // two-stage translation
+  bool tdp = true;  // two-stage translation
   ExecuteSplit execute_split = ExecuteSplit::kAuto;
-  std::string image_path;         // empty: no image; registers are as after RESET
-  std::string cmdline;            // for the image, without its name
-  std::string initrd_path;        // empty: none
-  std::string cpu_features;       // "+name,-name": on top of the vendor's model
+  std::string image_path;                   // empty: no image; registers are as after RESET
+  std::string cmdline;                      // for the image, without its name
+  std::string initrd_path;                  // empty: none
+  std::string cpu_features;                 // "+name,-name": on top of the vendor's model
   std::chrono::milliseconds time_limit{0};  // of running, on the host's clock; 0: none
 };
 

@@ -23,8 +23,8 @@ class VmManager {
   VmManager(const PluginRegistry& registry, VmParts parts,
             std::uint64_t memory_limit_bytes = HostMemoryLimitBytes());
 
-  // Makes a VM and keeps it under its name. AlreadyExists if the name is taken (also by a VM that is
-  // still being made), else the errors of Vm::Create.
+  // Makes a VM and keeps it under its name. AlreadyExists if the name is taken (also by a VM that
+  // is still being made), else the errors of Vm::Create.
   absl::StatusOr<std::shared_ptr<Vm>> Create(const VmConfig& config);
 
   // NotFound if there is none of that name.

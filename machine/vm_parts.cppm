@@ -54,9 +54,9 @@ class VmMmu {
 };
 
 struct MmuRequest {
-  const GuestMemory* memory = nullptr;   // outlives the VmMmu
-  TlbFlusher* flusher = nullptr;         // outlives the VmMmu
-  const TdpFormat* tdp_format = nullptr; // of the SPTEs
+  const GuestMemory* memory = nullptr;    // outlives the VmMmu
+  TlbFlusher* flusher = nullptr;          // outlives the VmMmu
+  const TdpFormat* tdp_format = nullptr;  // of the SPTEs
   unsigned vcpu_count = 1;
 };
 

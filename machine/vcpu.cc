@@ -1,0 +1,358 @@
+module;
+#include <absl/strings/str_format.h>
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+module pagesaw.machine.vcpu;
+
+namespace pagesaw {
+namespace {
+
+// A guess that errs to the late side only a little: instructions take a few nanoseconds each.
+constexpr std::uint64_t kNsPerInstruction = 10;
+constexpr std::uint64_t kShortestSlice = 2'000;
+
+void CountOne(std::atomic<std::uint64_t>& counter) {
+  counter.fetch_add(1, std::memory_order_relaxed);
+}
+
+bool IsMmio(const BusAccess& access) {
+  return access.kind == BusAccess::Kind::kMmioRead || access.kind == BusAccess::Kind::kMmioWrite;
+}
+
+MmuFault MmuFaultOf(const TableFault& fault) {
+  return {.address = fault.address,
+          .access = fault.access,
+          .stage = fault.stage,
+          .malformed = fault.malformed,
+          .present = fault.present,
+          .linear = fault.linear};
+}
+
+}  // namespace
+
+Vcpu::Vcpu(const VcpuEnvironment& environment, std::unique_ptr<Processor> processor,
+           std::unique_ptr<ShadowMmu> root_mmu, LocalApic& apic, MsrFile& msrs)
+    : environment_(environment),
+      processor_(std::move(processor)),
+      root_mmu_(std::move(root_mmu)),
+      apic_(apic),
+      msrs_(msrs),
+      waits_for_start_up_(apic.id() != 0) {}
+
+// -- the loop
+
+std::optional<VmExit> Vcpu::Step(std::uint64_t wait_limit_ns) {
+  const std::uint64_t now = environment_.clock->NowNs();
+  PollTimers(now);
+  if (Ending ending = TakeStartMessages(); ending.has_value()) return ending;
+  if (waits_for_start_up_ || (halted_ && !ShouldWake())) {
+    Wait(std::min(wait_limit_ns, NextDeadline()));
+    return std::nullopt;
+  }
+  halted_ = false;
+  InjectPending();
+  return Handle(RunGuest(now));
+}
+
+std::uint64_t Vcpu::NextDeadline() const {
+  // The first vCPU looks after the devices.
+  return std::min(apic_.next_deadline_ns(),
+                  apic_.id() == 0 ? environment_.bus->next_deadline_ns() : kNever);
+}
+
+void Vcpu::PollTimers(std::uint64_t now_ns) {
+  if (apic_.next_deadline_ns() <= now_ns) apic_.Poll();
+  if (apic_.id() == 0) environment_.bus->Poll(now_ns);
+}
+
+std::optional<VmExit> Vcpu::TakeStartMessages() {
+  if (apic_.TakeInit()) {
+    if (apic_.id() == 0) {
+      // It would start at the reset vector, where there is no firmware.
+      return VmExit{.reason = StopReason::kReset,
+                    .message = "the guest sent INIT to the bootstrap processor"};
+    }
+    apic_.ResetForInit();
+    processor_->SetState(ResetState());
+    waits_for_start_up_ = true;
+    halted_ = false;
+  }
+  const std::optional<std::uint8_t> vector = apic_.TakeStartUp();
+  if (vector.has_value() && waits_for_start_up_) {
+    CpuState state = ResetState();
+    state.rip = 0;
+    state.segments[kCs].selector = static_cast<std::uint16_t>(*vector << 8);
+    state.segments[kCs].base = std::uint64_t{*vector} << 12;
+    processor_->SetState(state);
+    waits_for_start_up_ = false;
+  }
+  return std::nullopt;
+}
+
+bool Vcpu::InterruptPending() const {
+  return apic_.HasInterrupt() || (environment_.pic->HasInterrupt() && apic_.AcceptsExternal());
+}
+
+bool Vcpu::ShouldWake() {
+  nmi_pending_ = apic_.TakeNmi() || nmi_pending_;
+  if (processor_->HasQueuedEvent()) return true;
+  if (nmi_pending_ && processor_->CanTakeNmi()) return true;
+  return processor_->CanTakeInterrupt() && InterruptPending();
+}
+
+void Vcpu::Wait(std::uint64_t until_ns) {
+  std::unique_lock lock(wake_mutex_);
+  const auto kicked = [this] { return kicked_; };
+  if (until_ns == kNever) {
+    wake_.wait(lock, kicked);
+  } else {
+    const std::uint64_t now = environment_.clock->NowNs();
+    // Bounded, so that no deadline is too far away for the host's clock.
+    constexpr std::uint64_t kLongestWaitNs = 3'600'000'000'000;
+    const std::uint64_t wait_ns = until_ns > now ? std::min(until_ns - now, kLongestWaitNs) : 0;
+    wake_.wait_for(lock, std::chrono::nanoseconds(wait_ns), kicked);
+  }
+  kicked_ = false;
+}
+
+void Vcpu::Kick() {
+  {
+    const std::lock_guard lock(wake_mutex_);
+    kicked_ = true;
+  }
+  wake_.notify_one();
+  processor_->RequestExit();
+}
+
+void Vcpu::InjectPending() {
+  nmi_pending_ = apic_.TakeNmi() || nmi_pending_;
+  if (nmi_pending_ && processor_->CanTakeNmi()) {
+    processor_->Inject({.kind = Event::Kind::kNmi, .vector = 2});
+    nmi_pending_ = false;
+  }
+  if (InterruptPending() && processor_->CanTakeInterrupt()) {
+    const std::optional<std::uint8_t> vector = apic_.AcknowledgeInterrupt();
+    processor_->Inject({.kind = Event::Kind::kExternalInterrupt,
+                        .vector = vector.has_value() ? *vector : environment_.pic->Acknowledge()});
+    CountOne(interrupts_);
+  }
+  processor_->SetInterruptWindow(InterruptPending());
+}
+
+Exit Vcpu::RunGuest(std::uint64_t now_ns) {
+  const std::uint64_t deadline = NextDeadline();
+  const std::uint64_t left_ns = deadline > now_ns ? deadline - now_ns : 0;
+  const std::uint64_t budget =
+      nmi_pending_ ? kShortestSlice
+                   : std::clamp(left_ns / kNsPerInstruction, kShortestSlice, kSliceInstructions);
+  EnterGuest();
+  const Exit exit = processor_->Run(budget);
+  LeaveGuest();
+  return exit;
+}
+
+// Tables are asked for outside: whoever waits for this vCPU to leave the guest may hold what the
+// shadow MMU needs to make them.
+void Vcpu::EnterGuest() {
+  for (;;) {
+    if (!tables_set_ || root_mmu_->roots_obsolete()) {
+      const ShadowRoot root = root_mmu_->Root();
+      processor_->SetTables({.format = &root_mmu_->format(),
+                             .root = root.table,
+                             .level = root.level,
+                             .second_stage = environment_.tdp});
+      tables_set_ = true;
+    }
+    // From here on a flush waits for this vCPU to leave; one asked for before is done now.
+    guest_epoch_.fetch_add(1);
+    if (flush_requested_.exchange(false)) processor_->FlushTlb();
+    if (!root_mmu_->roots_obsolete()) return;
+    LeaveGuest();
+  }
+}
+
+void Vcpu::LeaveGuest() {
+  guest_epoch_.fetch_add(1);
+  guest_epoch_.notify_all();
+}
+
+void Vcpu::RequestFlush() { flush_requested_.store(true); }
+
+void Vcpu::WaitOutOfGuest() {
+  const std::uint32_t epoch = guest_epoch_.load();
+  if ((epoch & 1) == 0) return;
+  processor_->RequestExit();
+  guest_epoch_.wait(epoch);
+}
+
+// -- exits
+
+std::optional<VmExit> Vcpu::Handle(const Exit& exit) {
+  CountOne(exits_);
+  switch (exit.reason) {
+    case ExitReason::kBudget:
+    case ExitReason::kRequested:
+    case ExitReason::kInterruptWindow:
+      return std::nullopt;
+    case ExitReason::kHalt:
+      CountOne(exits_halt_);
+      halted_ = true;
+      return std::nullopt;
+    case ExitReason::kBus: {
+      CountOne(exits_bus_);
+      BusAccess access = exit.bus;
+      Dispatch(access);
+      processor_->CompleteBus(access);
+      return std::nullopt;
+    }
+    case ExitReason::kTableFault:
+      CountOne(exits_table_fault_);
+      return HandleFault(exit.fault);
+    case ExitReason::kShutdown:
+      return VmExit{.reason = StopReason::kShutdown,
+                    .message = absl::StrFormat("the guest shut down (triple fault) at rip 0x%x",
+                                               processor_->GetState().rip)};
+    case ExitReason::kPagingChanged:
+    case ExitReason::kInvalidate:
+      environment_.mmu->SetPagingState(apic_.id(), processor_->paging_snapshot());
+      tables_set_ = false;
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::optional<VmExit> Vcpu::HandleFault(const TableFault& fault) {
+  const FaultResolution resolution = root_mmu_->HandleFault(MmuFaultOf(fault));
+  switch (resolution.outcome) {
+    case FaultOutcome::kFixed:
+    case FaultOutcome::kSpurious:
+    case FaultOutcome::kRetry:
+      return NoteFruitless(fault);
+    case FaultOutcome::kGuestFault:
+      processor_->Inject({.kind = Event::Kind::kException,
+                          .vector = 14,
+                          .has_error_code = true,
+                          .error_code = resolution.guest_fault.code.bits(),
+                          .cr2 = fault.linear.bits()});
+      return std::nullopt;
+    case FaultOutcome::kMmio:
+      return HandleDeviceFault(fault, resolution.gpa);
+    case FaultOutcome::kOutOfMemory:
+      return ErrorAt("the host has no memory for the tables that map guest address",
+                     resolution.gpa.bits());
+    case FaultOutcome::kWriteProtected:
+      return ErrorAt("the guest wrote to a page table that is write-protected, at guest address",
+                     resolution.gpa.bits());
+    case FaultOutcome::kAttributeViolation:
+      return ErrorAt("the guest violated the attributes of guest address", resolution.gpa.bits());
+  }
+  return std::nullopt;
+}
+
+std::optional<VmExit> Vcpu::HandleDeviceFault(const TableFault& fault, Gpa gpa) {
+  if (fault.access.is_fetch()) {
+    return ErrorAt("the guest executes where there is no memory, at guest address", gpa.bits());
+  }
+  if (fault.stage == Stage::kTable) {
+    return ErrorAt("a page table of the guest lies where there is no memory, at guest address",
+                   gpa.bits());
+  }
+  if (fault.bus.bytes == 0) {
+    return ErrorAt("the guest needs memory where there is none, at guest address", gpa.bits());
+  }
+  BusAccess access = fault.bus;
+  access.address = gpa.bits();
+  Dispatch(access);
+  processor_->CompleteBus(access);
+  return std::nullopt;
+}
+
+std::optional<VmExit> Vcpu::NoteFruitless(const TableFault& fault) {
+  const std::uint64_t retired = processor_->instructions_retired();
+  const std::uint64_t page = fault.address.bits() >> kPageShift;
+  if (retired != fruitless_retired_ || page != fruitless_page_) {
+    fruitless_retired_ = retired;
+    fruitless_page_ = page;
+    fruitless_count_ = 0;
+    return std::nullopt;
+  }
+  if (++fruitless_count_ < kMaxFruitlessFaults) return std::nullopt;
+  return ErrorAt("internal: the same fault came back without end at guest address",
+                 fault.address.bits());
+}
+
+void Vcpu::Dispatch(BusAccess& access) {
+  switch (access.kind) {
+    case BusAccess::Kind::kMsrRead:
+    case BusAccess::Kind::kMsrWrite:
+      msrs_.Dispatch(access);
+      return;
+    case BusAccess::Kind::kTprRead:
+      access.value = apic_.cr8();
+      return;
+    case BusAccess::Kind::kTprWrite:
+      apic_.WriteCr8(static_cast<std::uint8_t>(access.value & 15));
+      return;
+    default:
+      break;
+  }
+  if (IsMmio(access) && apic_.ClaimsMmio(Gpa(access.address))) {
+    DispatchApicPage(access);
+  } else {
+    environment_.bus->Dispatch(access);
+  }
+}
+
+// Registers are 32 bits at multiples of 16; what is between them reads as 0.
+// [intel/vol3] "Local APIC Register Address Map"
+void Vcpu::DispatchApicPage(BusAccess& access) {
+  const auto offset = static_cast<std::uint32_t>(access.address & 0xfff);
+  const unsigned in_register = offset & 15;
+  if (access.kind == BusAccess::Kind::kMmioRead) {
+    access.value = in_register < 4 ? std::uint64_t{apic_.ReadMmio(offset)} >> (8 * in_register) : 0;
+    if (access.bytes < 8) access.value &= (std::uint64_t{1} << (8 * access.bytes)) - 1;
+  } else if (in_register == 0 && access.bytes >= 4) {
+    apic_.WriteMmio(offset, static_cast<std::uint32_t>(access.value));
+  }
+}
+
+VmExit Vcpu::ErrorAt(const char* what, std::uint64_t address) const {
+  return {
+      .reason = StopReason::kError,
+      .message = absl::StrFormat("%s 0x%x (rip 0x%x)", what, address, processor_->GetState().rip)};
+}
+
+// -- state
+
+CpuState Vcpu::GetState() const {
+  CpuState state = processor_->GetState();
+  if (waits_for_start_up_) {
+    state.activity = Activity::kWaitForSipi;
+  } else if (halted_) {
+    state.activity = Activity::kHalted;
+  }
+  return state;
+}
+
+void Vcpu::SetState(const CpuState& state) {
+  halted_ = state.activity == Activity::kHalted;
+  waits_for_start_up_ = state.activity == Activity::kWaitForSipi;
+  processor_->SetState(state);
+}
+
+VcpuStatistics Vcpu::statistics() const {
+  return {.instructions = processor_->instructions_retired(),
+          .exits = exits_.load(std::memory_order_relaxed),
+          .exits_table_fault = exits_table_fault_.load(std::memory_order_relaxed),
+          .exits_bus = exits_bus_.load(std::memory_order_relaxed),
+          .exits_halt = exits_halt_.load(std::memory_order_relaxed),
+          .interrupts = interrupts_.load(std::memory_order_relaxed)};
+}
+
+}  // namespace pagesaw

@@ -1,0 +1,118 @@
+// One virtual CPU: a processor, the shadow MMU whose tables it runs on and its local APIC, and what
+// becomes of each exit. Its loop is driven by whoever owns the thread.
+module;
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+export module pagesaw.machine.vcpu;
+
+import pagesaw.core.access;
+import pagesaw.core.address;
+import pagesaw.core.cpu_state;
+import pagesaw.core.processor;
+import pagesaw.core.shadow_mmu;
+import pagesaw.machine.bus;
+import pagesaw.machine.clock;
+import pagesaw.machine.local_apic;
+import pagesaw.machine.msr_file;
+import pagesaw.machine.pic;
+import pagesaw.machine.vm_exit;
+import pagesaw.machine.vm_parts;
+
+export namespace pagesaw {
+
+// What a vCPU works with; all of it outlives the vCPU.
+struct VcpuEnvironment {
+  const Clock* clock = nullptr;
+  const Bus* bus = nullptr;
+  Pic* pic = nullptr;
+  VmMmu* mmu = nullptr;
+  bool tdp = true;
+};
+
+class Vcpu {
+ public:
+  // Guest instructions between two looks at the world, at most.
+  static constexpr std::uint64_t kSliceInstructions = 200'000;
+  // A fault of one page repeated this often without an instruction done is a bug, not a guest.
+  static constexpr unsigned kMaxFruitlessFaults = 1'000;
+
+  Vcpu(const VcpuEnvironment& environment, std::unique_ptr<Processor> processor,
+       std::unique_ptr<ShadowMmu> root_mmu, LocalApic& apic, MsrFile& msrs);
+
+  // One turn of the loop: delivers what is due, runs the guest until an exit, handles it. While the
+  // guest halts, waits instead: for something to do, for Kick, or until `wait_limit_ns`. Returns
+  // how the VM ends if this turn ended it. The vCPU's thread only.
+  std::optional<VmExit> Step(std::uint64_t wait_limit_ns = kNever);
+
+  // Ends a Step that runs or waits, soon. Any thread.
+  void Kick();
+
+  // Makes the vCPU forget its translations before it executes anything more; `WaitOutOfGuest` then
+  // returns once it has left whatever it was executing. Any thread.
+  void RequestFlush();
+  void WaitOutOfGuest();
+
+  // While no other thread is in Step.
+  CpuState GetState() const;
+  void SetState(const CpuState& state);
+
+  // Any thread.
+  Processor& processor() { return *processor_; }
+  const Processor& processor() const { return *processor_; }
+  const ShadowMmu& root_mmu() const { return *root_mmu_; }
+  VcpuStatistics statistics() const;
+
+ private:
+  using Ending = std::optional<VmExit>;
+
+  std::uint64_t NextDeadline() const;
+  void PollTimers(std::uint64_t now_ns);
+  // INIT and start-up messages. False: the vCPU cannot run.
+  Ending TakeStartMessages();
+  bool InterruptPending() const;
+  bool ShouldWake();
+  void Wait(std::uint64_t until_ns);
+  void InjectPending();
+  Exit RunGuest(std::uint64_t now_ns);
+  void EnterGuest();
+  void LeaveGuest();
+
+  Ending Handle(const Exit& exit);
+  Ending HandleFault(const TableFault& fault);
+  Ending HandleDeviceFault(const TableFault& fault, Gpa gpa);
+  Ending NoteFruitless(const TableFault& fault);
+  void Dispatch(BusAccess& access);
+  void DispatchApicPage(BusAccess& access);
+  VmExit ErrorAt(const char* what, std::uint64_t address) const;
+
+  const VcpuEnvironment environment_;
+  const std::unique_ptr<Processor> processor_;
+  const std::unique_ptr<ShadowMmu> root_mmu_;
+  LocalApic& apic_;
+  MsrFile& msrs_;
+
+  bool tables_set_ = false;
+  bool halted_ = false;
+  bool waits_for_start_up_ = false;
+  bool nmi_pending_ = false;
+
+  std::uint64_t fruitless_page_ = ~std::uint64_t{0};
+  std::uint64_t fruitless_retired_ = 0;
+  unsigned fruitless_count_ = 0;
+
+  std::mutex wake_mutex_;
+  std::condition_variable wake_;
+  bool kicked_ = false;
+
+  std::atomic<bool> flush_requested_{false};
+  std::atomic<std::uint32_t> guest_epoch_{0};  // odd while it executes guest code
+
+  std::atomic<std::uint64_t> exits_{0}, exits_table_fault_{0}, exits_bus_{0}, exits_halt_{0},
+      interrupts_{0};
+};
+
+}  // namespace pagesaw

@@ -1,0 +1,349 @@
+#include <gtest/gtest.h>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+import pagesaw.core.access;
+import pagesaw.core.address;
+import pagesaw.core.cpu_state;
+import pagesaw.core.page_format;
+import pagesaw.core.page_walker;
+import pagesaw.core.processor;
+import pagesaw.core.shadow_mmu;
+import pagesaw.machine.apic_bus;
+import pagesaw.machine.bus;
+import pagesaw.machine.clock;
+import pagesaw.machine.fake_processor;
+import pagesaw.machine.local_apic;
+import pagesaw.machine.msr_file;
+import pagesaw.machine.pic;
+import pagesaw.machine.test_support;
+import pagesaw.machine.vcpu;
+import pagesaw.machine.vm_exit;
+import pagesaw.machine.vm_parts;
+
+namespace pagesaw {
+namespace {
+
+class FakeWalker final : public PageWalker {
+ public:
+  std::string_view name() const override { return "cpu_walk"; }
+  const PageFormat& format() const override { return format_; }
+  unsigned root_level() const override { return 0; }
+  std::uint64_t root_register() const override { return 0; }
+  WalkResult Walk(InputAddress, Access) override { return WalkFault{}; }
+  WalkResult Inspect(InputAddress, Access, WalkTrace*) const override { return WalkFault{}; }
+
+ private:
+  PageFormat format_;
+};
+
+class FakeMmu final : public ShadowMmu {
+ public:
+  std::string_view name() const override { return "root_mmu"; }
+  const PageFormat& format() const override { return format_; }
+  ShadowRole root_role() const override { return {}; }
+  const PageWalker& walker() const override { return walker_; }
+  ShadowRoot Root() override { return {.table = Hpa(0x1000)}; }
+  bool roots_obsolete() const override { return false; }
+  FaultResolution HandleFault(const MmuFault& fault) override {
+    faults.push_back(fault);
+    FaultResolution resolution = answer;
+    resolution.gpa = Gpa(fault.address.bits());
+    return resolution;
+  }
+  WalkResult Inspect(InputAddress, Access, WalkTrace*) const override { return WalkFault{}; }
+  std::vector<RootInfo> Roots() const override { return {}; }
+
+  FaultResolution answer;
+  std::vector<MmuFault> faults;
+
+ private:
+  PageFormat format_;
+  FakeWalker walker_;
+};
+
+class VcpuTest : public testing::Test {
+ protected:
+  VcpuTest() {
+    auto processor = std::make_unique<FakeProcessor>(
+        [this](FakeProcessor& p, std::uint64_t budget) { return program_(p, budget); });
+    auto mmu = std::make_unique<FakeMmu>();
+    processor_ = processor.get();
+    mmu_ = mmu.get();
+    vcpu_ = std::make_unique<Vcpu>(VcpuEnvironment{.clock = &clock_, .bus = &bus_, .pic = &pic_},
+                                   std::move(processor), std::move(mmu), apic_, msrs_);
+    apic_bus_.Attach(apic_);
+    apic_.WriteMmio(0xf0, 0x1ff);
+    processor_->state.rflags |= kFlagIf;
+  }
+  void Exits(Exit exit) {
+    program_ = [exit](FakeProcessor&, std::uint64_t) { return exit; };
+  }
+  static Exit Fault(std::uint64_t gpa, Access access, BusAccess bus = {}) {
+    Exit exit{.reason = ExitReason::kTableFault};
+    exit.fault.address = InputAddress(gpa);
+    exit.fault.access = access;
+    exit.fault.bus = bus;
+    return exit;
+  }
+
+  FakeClock clock_;
+  Bus bus_;
+  ApicBus apic_bus_;
+  Pic pic_{[](bool) {}};
+  LocalApic apic_{{}, clock_, apic_bus_, [this] {
+                    if (vcpu_) vcpu_->Kick();
+                  }};
+  MsrFile msrs_{apic_, {}};
+  std::function<Exit(FakeProcessor&, std::uint64_t)> program_ = [](FakeProcessor&, std::uint64_t) {
+    return Exit{};
+  };
+  FakeProcessor* processor_ = nullptr;
+  FakeMmu* mmu_ = nullptr;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+constexpr Access kRead = Access::Read(Privilege::kSupervisor);
+
+TEST_F(VcpuTest, GivesTheProcessorItsTablesOnce) {
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  EXPECT_EQ(processor_->tables_set, 1u);
+  EXPECT_EQ(processor_->tables.root, Hpa(0x1000));
+  EXPECT_TRUE(processor_->tables.second_stage);
+}
+
+TEST_F(VcpuTest, LetsTheShadowMmuFixFaults) {
+  mmu_->answer.outcome = FaultOutcome::kFixed;
+  Exits(Fault(0x5123, Access::Write(Privilege::kUser)));
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  ASSERT_EQ(mmu_->faults.size(), 1u);
+  EXPECT_EQ(mmu_->faults[0].address.bits(), 0x5123u);
+  EXPECT_TRUE(mmu_->faults[0].access.is_write());
+}
+
+TEST_F(VcpuTest, TakesAFaultWithoutMemoryToTheDevices) {
+  mmu_->answer.outcome = FaultOutcome::kMmio;
+  Exits(Fault(0xfee0'0030, kRead, {.kind = BusAccess::Kind::kMmioRead, .bytes = 4}));
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  ASSERT_EQ(processor_->answers.size(), 1u);
+  EXPECT_EQ(processor_->answers[0].value, 0x0005'0014u);
+  Exits(Fault(0xd000'0000, kRead, {.kind = BusAccess::Kind::kMmioRead, .bytes = 2}));
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  EXPECT_EQ(processor_->answers[1].value, 0xffffu);
+}
+
+TEST_F(VcpuTest, StopsAGuestThatJumpsToADevice) {
+  mmu_->answer.outcome = FaultOutcome::kMmio;
+  processor_->state.rip = 0xabc;
+  Exits(Fault(0xd000'0000, Access::Fetch(Privilege::kSupervisor)));
+  const std::optional<VmExit> ending = vcpu_->Step();
+  ASSERT_TRUE(ending.has_value());
+  EXPECT_EQ(ending->reason, StopReason::kError);
+  EXPECT_NE(ending->message.find("0xd0000000 (rip 0xabc)"), std::string::npos) << ending->message;
+}
+
+TEST_F(VcpuTest, StopsOnAFaultThatComesBackForEver) {
+  mmu_->answer.outcome = FaultOutcome::kSpurious;
+  Exits(Fault(0x5000, kRead));
+  std::optional<VmExit> ending;
+  unsigned steps = 0;
+  for (; steps < 10 * Vcpu::kMaxFruitlessFaults && !ending.has_value(); ++steps) {
+    ending = vcpu_->Step();
+  }
+  ASSERT_TRUE(ending.has_value());
+  EXPECT_EQ(ending->reason, StopReason::kError);
+  EXPECT_LE(steps, Vcpu::kMaxFruitlessFaults + 1);
+}
+
+TEST_F(VcpuTest, ProgressMakesRepeatedFaultsFine) {
+  mmu_->answer.outcome = FaultOutcome::kFixed;
+  program_ = [](FakeProcessor& p, std::uint64_t) {
+    ++p.retired;
+    return Fault(0x5000, kRead);
+  };
+  for (unsigned i = 0; i < 3 * Vcpu::kMaxFruitlessFaults; ++i) {
+    ASSERT_FALSE(vcpu_->Step().has_value());
+  }
+}
+
+TEST_F(VcpuTest, HandsGuestFaultsToTheGuest) {
+  mmu_->answer.outcome = FaultOutcome::kGuestFault;
+  mmu_->answer.guest_fault.code = PageFaultCode(PageFaultCode::kWrite);
+  Exit exit = Fault(0x5000, kRead);
+  exit.fault.linear = Gva(0x7777);
+  Exits(exit);
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  EXPECT_EQ(processor_->event.vector, 14);
+  EXPECT_EQ(processor_->event.error_code, PageFaultCode::kWrite);
+  EXPECT_EQ(processor_->event.cr2, 0x7777u);
+}
+
+TEST_F(VcpuTest, AnswersPortsMsrsAndTheTaskPriority) {
+  Exits({.reason = ExitReason::kBus,
+         .bus = {.kind = BusAccess::Kind::kPortIn, .bytes = 1, .address = 0x1234}});
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  Exits({.reason = ExitReason::kBus, .bus = {.kind = BusAccess::Kind::kMsrRead, .address = 0x1b}});
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  Exits(
+      {.reason = ExitReason::kBus, .bus = {.kind = BusAccess::Kind::kMsrWrite, .address = 0xdead}});
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  Exits({.reason = ExitReason::kBus, .bus = {.kind = BusAccess::Kind::kTprWrite, .value = 9}});
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  ASSERT_EQ(processor_->answers.size(), 4u);
+  EXPECT_EQ(processor_->answers[0].value, 0xffu);
+  EXPECT_EQ(processor_->answers[1].value, 0xfee0'0900u);
+  EXPECT_TRUE(processor_->answers[2].refused);
+  EXPECT_EQ(apic_.cr8(), 9);
+}
+
+TEST_F(VcpuTest, DeliversInterruptsAsSoonAsTheGuestTakesThem) {
+  processor_->state.rflags &= ~kFlagIf;
+  apic_.Accept({.vector = 0x44});
+  vcpu_->Step();
+  EXPECT_TRUE(processor_->window_wanted);
+  EXPECT_TRUE(processor_->events.empty());
+  processor_->state.rflags |= kFlagIf;
+  vcpu_->Step();
+  ASSERT_EQ(processor_->events.size(), 1u);
+  EXPECT_EQ(processor_->events[0].vector, 0x44);
+  EXPECT_FALSE(processor_->window_wanted);
+}
+
+TEST_F(VcpuTest, DeliversPicInterruptsThroughLint0) {
+  apic_.WriteMmio(0x350, 0x700);
+  for (const auto& [port, value] :
+       {std::pair<std::uint64_t, std::uint64_t>{0x20, 0x11}, {0x21, 0x30}, {0x21, 4}, {0x21, 1}}) {
+    pic_.Write({}, port, 1, value);
+  }
+  pic_.SetIrq(4, true);
+  vcpu_->Step();
+  ASSERT_EQ(processor_->events.size(), 1u);
+  EXPECT_EQ(processor_->events[0].vector, 0x34);
+}
+
+TEST_F(VcpuTest, HaltWaitsWithoutRunningUntilAnInterrupt) {
+  Exits({.reason = ExitReason::kHalt});
+  vcpu_->Step();
+  EXPECT_EQ(vcpu_->GetState().activity, Activity::kHalted);
+  const unsigned runs = processor_->runs;
+  std::thread sender([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    apic_.Accept({.vector = 0x55});
+  });
+  vcpu_->Step();  // waits for the sender
+  sender.join();
+  EXPECT_EQ(processor_->runs, runs);
+  vcpu_->Step();
+  ASSERT_EQ(processor_->events.size(), 1u);
+  EXPECT_EQ(processor_->events[0].vector, 0x55);
+}
+
+TEST_F(VcpuTest, HaltWaitsForTheTimer) {
+  Exits({.reason = ExitReason::kHalt});
+  apic_.WriteMmio(0x3e0, 0xb);
+  apic_.WriteMmio(0x320, 0x66);
+  apic_.WriteMmio(0x380, 1000);
+  vcpu_->Step();
+  clock_.Advance(500);
+  vcpu_->Step();
+  EXPECT_TRUE(processor_->events.empty());
+  clock_.Advance(500);
+  vcpu_->Step();
+  ASSERT_EQ(processor_->events.size(), 1u);
+  EXPECT_EQ(processor_->events[0].vector, 0x66);
+}
+
+TEST_F(VcpuTest, KickEndsAWait) {
+  processor_->state.rflags &= ~kFlagIf;
+  Exits({.reason = ExitReason::kHalt});
+  vcpu_->Step();
+  std::thread kicker([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    vcpu_->Kick();
+  });
+  vcpu_->Step();
+  kicker.join();
+}
+
+TEST_F(VcpuTest, RunsShortSlicesTowardsADeadline) {
+  std::uint64_t seen = 0;
+  program_ = [&seen](FakeProcessor&, std::uint64_t budget) {
+    seen = budget;
+    return Exit{};
+  };
+  vcpu_->Step();
+  EXPECT_EQ(seen, Vcpu::kSliceInstructions);
+  apic_.WriteMmio(0x3e0, 0xb);
+  apic_.WriteMmio(0x320, 0x66);
+  apic_.WriteMmio(0x380, 100'000);
+  vcpu_->Step();
+  EXPECT_EQ(seen, 10'000u);
+}
+
+TEST_F(VcpuTest, ReportsShutdownAndReset) {
+  Exits({.reason = ExitReason::kShutdown});
+  EXPECT_EQ(vcpu_->Step()->reason, StopReason::kShutdown);
+  apic_.Accept({.mode = DeliveryMode::kInit});
+  EXPECT_EQ(vcpu_->Step()->reason, StopReason::kReset);
+}
+
+TEST_F(VcpuTest, FlushesBeforeTheGuestRunsOn) {
+  vcpu_->RequestFlush();
+  vcpu_->WaitOutOfGuest();  // it is not in the guest
+  EXPECT_EQ(processor_->flushes, 0u);
+  vcpu_->Step();
+  EXPECT_EQ(processor_->flushes, 1u);
+}
+
+TEST_F(VcpuTest, FlushWaitsUntilTheGuestIsLeft) {
+  std::atomic<bool> inside{false}, done{false};
+  program_ = [&](FakeProcessor& p, std::uint64_t) {
+    inside = true;
+    while (!p.exit_requested) std::this_thread::yield();
+    done = true;
+    return Exit{.reason = ExitReason::kRequested};
+  };
+  std::thread runner([&] { vcpu_->Step(); });
+  while (!inside) std::this_thread::yield();
+  vcpu_->RequestFlush();
+  vcpu_->WaitOutOfGuest();
+  EXPECT_TRUE(done);
+  runner.join();
+}
+
+TEST(VcpuStartUp, ASecondProcessorWaitsForItsVector) {
+  FakeClock clock;
+  Bus bus;
+  ApicBus apic_bus;
+  Pic pic([](bool) {});
+  LocalApic apic({.id = 1, .bootstrap = false}, clock, apic_bus, [] {});
+  MsrFile msrs(apic, {});
+  auto made = std::make_unique<FakeProcessor>([](FakeProcessor&, std::uint64_t) { return Exit{}; });
+  FakeProcessor& processor = *made;
+  Vcpu vcpu({.clock = &clock, .bus = &bus, .pic = &pic}, std::move(made),
+            std::make_unique<FakeMmu>(), apic, msrs);
+  vcpu.Step(0);
+  EXPECT_EQ(processor.runs, 0u);
+  EXPECT_EQ(vcpu.GetState().activity, Activity::kWaitForSipi);
+  apic.Accept({.mode = DeliveryMode::kInit});
+  apic.Accept({.mode = DeliveryMode::kStartUp, .vector = 0x12});
+  vcpu.Step(0);
+  EXPECT_EQ(processor.runs, 1u);
+  EXPECT_EQ(processor.state.rip, 0u);
+  EXPECT_EQ(processor.state.segments[kCs].base, 0x12000u);
+  apic.Accept({.mode = DeliveryMode::kStartUp, .vector = 0x13});  // ignored: it runs
+  vcpu.Step(0);
+  EXPECT_EQ(processor.state.segments[kCs].base, 0x12000u);
+}
+
+}  // namespace
+}  // namespace pagesaw

@@ -1,0 +1,410 @@
+module;
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <absl/strings/str_join.h>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+module pagesaw.machine.vm;
+
+import pagesaw.core.processor;
+import pagesaw.core.virt_extension;
+import pagesaw.machine.board;
+import pagesaw.machine.clock;
+import pagesaw.machine.device;
+import pagesaw.machine.guest_ram;
+import pagesaw.machine.image_loader;
+import pagesaw.machine.memory_slots;
+import pagesaw.machine.msr_file;
+import pagesaw.machine.register_rules;
+import pagesaw.machine.vcpu;
+
+namespace pagesaw {
+namespace {
+
+absl::StatusOr<const VirtExtension*> FindExtension(const PluginRegistry& registry,
+                                                   const std::string& vendor) {
+  const VirtExtension* extension = registry.ExtensionOf(vendor);
+  if (extension != nullptr) return extension;
+  return absl::InvalidArgumentError(
+      absl::StrCat("vendor '", vendor, "': not one of ", absl::StrJoin(registry.vendors(), ", ")));
+}
+
+absl::StatusOr<const TdpFormat*> ChooseTdpFormat(const PluginRegistry& registry,
+                                                 const VmConfig& config) {
+  const TdpFormat* split = registry.TdpFormatOf(config.vendor, true);
+  const TdpFormat* whole = registry.TdpFormatOf(config.vendor, false);
+  const TdpFormat* chosen = nullptr;
+  switch (config.execute_split) {
+    case ExecuteSplit::kAuto:
+      chosen = split != nullptr ? split : whole;
+      break;
+    case ExecuteSplit::kOn:
+      chosen = split;
+      break;
+    case ExecuteSplit::kOff:
+      chosen = whole;
+      break;
+  }
+  if (chosen != nullptr) return chosen;
+  return absl::FailedPreconditionError(
+      absl::StrCat("vendor '", config.vendor, "': no plugin provides second-stage tables",
+                   config.execute_split == ExecuteSplit::kOn ? " that split execute rights" : ""));
+}
+
+std::string_view PagingFormatName(PagingMode mode) {
+  switch (mode) {
+    case PagingMode::kNone:
+      return "none";
+    case PagingMode::k32Bit:
+      return "32-bit";
+    case PagingMode::kPae:
+      return "pae";
+    case PagingMode::k4Level:
+      return "4-level";
+    case PagingMode::k5Level:
+      return "5-level";
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+struct Vm::Impl final : public TlbFlusher, public SystemControl {
+  Impl(const VmConfig& vm_config)
+      : config(vm_config),
+        lifecycle(config.cpu_count, config.time_limit, clock,
+                  {.start_threads = [this] { return StartThreads(); },
+                   .kick =
+                       [this] {
+                         for (auto& vcpu : vcpus) vcpu->Kick();
+                       },
+                   .stopped = [this] { console.Close(); }}) {}
+
+  ~Impl() override {
+    lifecycle.Stop();
+    for (std::thread& thread : threads) thread.join();
+  }
+
+  absl::Status MakeMemory();
+  absl::Status MakeCpus(const PluginRegistry& registry, const VmParts& parts);
+  absl::Status LoadGuest();
+
+  absl::Status StartThreads();
+  void RunVcpu(Vcpu& vcpu);
+
+  // Devices say `wake` while a vCPU may be being made.
+  void Wake(unsigned cpu) {
+    if (cpu < vcpus.size()) vcpus[cpu]->Kick();
+  }
+
+  void FlushAll() override {
+    for (auto& vcpu : vcpus) vcpu->RequestFlush();
+    for (auto& vcpu : vcpus) vcpu->WaitOutOfGuest();
+  }
+
+  void DebugExit(std::uint32_t value) override {
+    lifecycle.RequestStop(
+        {.reason = StopReason::kDebugExit,
+         .debug_exit_value = value,
+         .message = absl::StrFormat("the guest ended with debug exit %d", value)});
+  }
+  void Reset() override {
+    lifecycle.RequestStop({.reason = StopReason::kReset, .message = "the guest asked for a reset"});
+  }
+
+  absl::StatusOr<Vcpu*> FindVcpu(unsigned index) const {
+    if (index < vcpus.size()) return vcpus[index].get();
+    return absl::NotFoundError(
+        absl::StrFormat("VM '%s': vCPU %d: there are %d", config.name, index, vcpus.size()));
+  }
+  absl::StatusOr<const ShadowMmu*> FindShadowMmu(unsigned vcpu, std::string_view name) const;
+
+  const VmConfig config;
+  const HostClock clock;
+  Console console;
+  std::unique_ptr<GuestRam> ram;
+  SlotTable memory;
+  const TdpFormat* tdp_format = nullptr;
+  std::unique_ptr<Board> board;
+  std::unique_ptr<VmMmu> mmu;
+  std::vector<std::unique_ptr<MsrFile>> msrs;
+  std::vector<std::unique_ptr<Vcpu>> vcpus;
+  Lifecycle lifecycle;
+  std::vector<std::thread> threads;
+};
+
+// -- making one
+
+absl::Status Vm::Impl::MakeMemory() {
+  auto made = GuestRam::Create(config.memory_bytes);
+  if (!made.ok()) return made.status();
+  ram = *std::move(made);
+  std::uint32_t id = 0;
+  for (const RamRange& range : RamLayout(config.memory_bytes)) {
+    absl::Status status = memory.Add({.id = id++,
+                                      .first = GfnOf(range.base),
+                                      .page_count = range.bytes >> kPageShift,
+                                      .host = ram->host() + range.offset});
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& parts) {
+  const auto extension = FindExtension(registry, config.vendor);
+  if (!extension.ok()) return extension.status();
+  const auto format = ChooseTdpFormat(registry, config);
+  if (!format.ok()) return format.status();
+  tdp_format = *format;
+
+  std::vector<std::unique_ptr<Processor>> processors;
+  for (unsigned i = 0; i < config.cpu_count; ++i) {
+    auto processor = parts.make_processor({.index = i,
+                                           .count = config.cpu_count,
+                                           .extension = *extension,
+                                           .memory = &memory,
+                                           .cpu_features = config.cpu_features,
+                                           .tdp = config.tdp});
+    if (!processor.ok()) return processor.status();
+    processors.push_back(*std::move(processor));
+  }
+  auto made = parts.make_mmu({.memory = &memory,
+                              .flusher = this,
+                              .tdp_format = tdp_format,
+                              .vcpu_count = config.cpu_count});
+  if (!made.ok()) return made.status();
+  mmu = *std::move(made);
+
+  const unsigned physical_bits = processors[0]->paging_snapshot().features.physical_bits;
+  board = std::make_unique<Board>(BoardOptions{.memory_bytes = config.memory_bytes,
+                                               .cpu_count = config.cpu_count,
+                                               .physical_bits = physical_bits},
+                                  clock, console, *this, [this](unsigned cpu) { Wake(cpu); });
+  const bool amd_counters = (*extension)->cpuid_vendor() == "AuthenticAMD";
+  for (unsigned i = 0; i < config.cpu_count; ++i) {
+    std::unique_ptr<ShadowMmu> root_mmu = mmu->MakeRootMmu(i);
+    if (root_mmu == nullptr) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("VM '%s': the host has no memory for its tables", config.name));
+    }
+    msrs.push_back(std::make_unique<MsrFile>(
+        board->apic(i), MsrOptions{.tsc_deadline = true, .legacy_amd_counters = amd_counters}));
+    vcpus.push_back(std::make_unique<Vcpu>(VcpuEnvironment{.clock = &clock,
+                                                           .bus = &board->bus(),
+                                                           .pic = &board->pic(),
+                                                           .mmu = mmu.get(),
+                                                           .tdp = config.tdp},
+                                           std::move(processors[i]), std::move(root_mmu),
+                                           board->apic(i), *msrs[i]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vm::Impl::LoadGuest() {
+  if (config.image_path.empty()) return absl::OkStatus();
+  const auto state = LoadImageFiles(memory, config.memory_bytes, config.image_path, config.cmdline,
+                                    config.initrd_path);
+  if (!state.ok()) return state.status();
+  vcpus[0]->SetState(*state);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(const VmConfig& config,
+                                               const PluginRegistry& registry, const VmParts& parts,
+                                               std::uint64_t memory_limit_bytes) {
+  if (absl::Status status = CheckVmConfig(config, memory_limit_bytes); !status.ok()) return status;
+  auto impl = std::make_unique<Impl>(config);
+  if (absl::Status status = impl->MakeMemory(); !status.ok()) return status;
+  if (absl::Status status = impl->MakeCpus(registry, parts); !status.ok()) return status;
+  if (absl::Status status = impl->LoadGuest(); !status.ok()) return status;
+  return std::unique_ptr<Vm>(new Vm(std::move(impl)));
+}
+
+Vm::Vm(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Vm::~Vm() = default;
+
+// -- running
+
+absl::Status Vm::Impl::StartThreads() {
+  threads.reserve(vcpus.size());
+  for (auto& vcpu : vcpus) {
+    try {
+      threads.emplace_back([this, running = vcpu.get()] { RunVcpu(*running); });
+    } catch (const std::system_error& error) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("VM '%s': no thread for a vCPU: %s", config.name, error.what()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Vm::Impl::RunVcpu(Vcpu& vcpu) {
+  while (lifecycle.ThreadMayRun()) {
+    std::optional<VmExit> ending = vcpu.Step(lifecycle.time_limit_ns());
+    if (ending.has_value()) lifecycle.RequestStop(*std::move(ending));
+  }
+  lifecycle.ThreadEnds();
+}
+
+const VmConfig& Vm::config() const { return impl_->config; }
+const std::string& Vm::name() const { return impl_->config.name; }
+VmState Vm::state() const { return impl_->lifecycle.state(); }
+VmExit Vm::exit() const { return impl_->lifecycle.exit(); }
+absl::Status Vm::Start() { return impl_->lifecycle.Start(name()); }
+absl::Status Vm::Pause() { return impl_->lifecycle.Pause(name()); }
+absl::Status Vm::Resume() { return impl_->lifecycle.Resume(name()); }
+
+absl::Status Vm::Stop() {
+  impl_->lifecycle.Stop();
+  return absl::OkStatus();
+}
+
+bool Vm::WaitUntilStopped(std::chrono::milliseconds timeout) const {
+  return impl_->lifecycle.WaitUntilStopped(timeout);
+}
+
+// -- console and memory
+
+const Console& Vm::console() const { return impl_->console; }
+
+absl::Status Vm::WriteConsole(std::string_view data) {
+  if (impl_->board->uart().Receive(data)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("VM '%s': no room for %d more bytes of console input", name(), data.size()));
+}
+
+absl::Status Vm::ReadMemory(Gpa gpa, std::span<std::byte> bytes) const {
+  return impl_->memory.Read(gpa, bytes);
+}
+
+absl::Status Vm::WriteMemory(Gpa gpa, std::span<const std::byte> bytes) {
+  if (absl::Status status = impl_->memory.Write(gpa, bytes); !status.ok()) return status;
+  // Processors may hold translations and decoded code that came from these bytes.
+  impl_->FlushAll();
+  return absl::OkStatus();
+}
+
+std::vector<MemorySlot> Vm::MemorySlots() const { return impl_->memory.Slots(); }
+
+// -- registers
+
+unsigned Vm::vcpu_count() const { return static_cast<unsigned>(impl_->vcpus.size()); }
+
+absl::StatusOr<CpuState> Vm::GetRegisters(unsigned vcpu) const {
+  const auto found = impl_->FindVcpu(vcpu);
+  if (!found.ok()) return found.status();
+  CpuState state;
+  if (impl_->lifecycle.WhileQuiet([&] { state = (*found)->GetState(); })) return state;
+  return absl::FailedPreconditionError(
+      absl::StrCat("VM '", name(), "': registers can be read only while it does not run"));
+}
+
+absl::Status Vm::SetRegisters(unsigned vcpu, const CpuState& state) {
+  const auto found = impl_->FindVcpu(vcpu);
+  if (!found.ok()) return found.status();
+  const PagingFeatures features = (*found)->processor().paging_snapshot().features;
+  if (absl::Status status = CheckCpuState(state, features); !status.ok()) return status;
+  if (impl_->lifecycle.WhileQuiet([&] { (*found)->SetState(state); })) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("VM '", name(), "': registers can be written only while it does not run"));
+}
+
+// -- inspection
+
+absl::StatusOr<const ShadowMmu*> Vm::Impl::FindShadowMmu(unsigned vcpu,
+                                                         std::string_view mmu_name) const {
+  const auto found = FindVcpu(vcpu);
+  if (!found.ok()) return found.status();
+  const ShadowMmu& root_mmu = (*found)->root_mmu();
+  if (root_mmu.name() == mmu_name) return &root_mmu;
+  return absl::NotFoundError(absl::StrFormat("shadow MMU '%s': vCPU %d of VM '%s' has only %s",
+                                             mmu_name, vcpu, config.name, root_mmu.name()));
+}
+
+absl::StatusOr<PagingState> Vm::GetPagingState(unsigned vcpu) const {
+  const auto found = impl_->FindVcpu(vcpu);
+  if (!found.ok()) return found.status();
+  return (*found)->processor().paging_snapshot();
+}
+
+absl::StatusOr<std::vector<WalkerInfo>> Vm::Walkers(unsigned vcpu) const {
+  const auto state = GetPagingState(vcpu);
+  if (!state.ok()) return state.status();
+  const std::unique_ptr<PageWalker> walker = impl_->mmu->MakeCpuWalker(*state);
+  const PagingMode mode = state->mode();
+  return std::vector<WalkerInfo>{{.name = std::string(walker->name()),
+                                  .format_name = std::string(PagingFormatName(mode)),
+                                  .format = walker->format(),
+                                  .mode = mode,
+                                  .root_level = walker->root_level(),
+                                  .root_register = walker->root_register()}};
+}
+
+absl::StatusOr<std::vector<ShadowMmuInfo>> Vm::ShadowMmus(unsigned vcpu) const {
+  const auto found = impl_->FindVcpu(vcpu);
+  if (!found.ok()) return found.status();
+  const ShadowMmu& mmu = (*found)->root_mmu();
+  return std::vector<ShadowMmuInfo>{{.name = std::string(mmu.name()),
+                                     .format_name = impl_->tdp_format->name,
+                                     .format = mmu.format(),
+                                     .role = mmu.root_role(),
+                                     .walker = std::string(mmu.walker().name()),
+                                     .active = true}};
+}
+
+absl::StatusOr<WalkReport> Vm::Walk(unsigned vcpu, std::string_view walker_name,
+                                    InputAddress address, Access access) const {
+  const auto state = GetPagingState(vcpu);
+  if (!state.ok()) return state.status();
+  const std::unique_ptr<PageWalker> walker = impl_->mmu->MakeCpuWalker(*state);
+  if (walker->name() != walker_name) {
+    return absl::NotFoundError(absl::StrFormat("walker '%s': vCPU %d of VM '%s' has only %s",
+                                               walker_name, vcpu, name(), walker->name()));
+  }
+  WalkReport report;
+  report.result = walker->Inspect(address, access, &report.trace);
+  report.format = walker->format();
+  return report;
+}
+
+absl::StatusOr<WalkReport> Vm::WalkSptes(unsigned vcpu, std::string_view mmu, InputAddress address,
+                                         Access access) const {
+  const auto found = impl_->FindShadowMmu(vcpu, mmu);
+  if (!found.ok()) return found.status();
+  WalkReport report;
+  report.result = (*found)->Inspect(address, access, &report.trace);
+  report.format = (*found)->format();
+  return report;
+}
+
+absl::StatusOr<std::vector<RootInfo>> Vm::Roots(unsigned vcpu, std::string_view mmu) const {
+  const auto found = impl_->FindShadowMmu(vcpu, mmu);
+  if (!found.ok()) return found.status();
+  return (*found)->Roots();
+}
+
+std::vector<ShadowPageInfo> Vm::ShadowPages(std::uint64_t after_id, unsigned max_count) const {
+  return impl_->mmu->ShadowPages(after_id, max_count);
+}
+
+VmStatistics Vm::Statistics() const {
+  VmStatistics statistics;
+  statistics.mmu = impl_->mmu->Statistics();
+  for (const auto& vcpu : impl_->vcpus) statistics.vcpus.push_back(vcpu->statistics());
+  statistics.memory_resident_bytes = impl_->ram->ResidentBytes();
+  return statistics;
+}
+
+}  // namespace pagesaw
