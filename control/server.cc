@@ -5,6 +5,7 @@ module;
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/service_type.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
