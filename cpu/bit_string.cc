@@ -54,8 +54,7 @@ std::uint64_t UnitAddress(const Core& core, const Op& op) {
   if constexpr (kOffset == Offset::kImmediate) return address;
   const std::int64_t offset = static_cast<std::make_signed_t<T>>(core.Read<T>(op.second));
   constexpr unsigned kShift = sizeof(T) == 2 ? 4 : sizeof(T) == 4 ? 5 : 6;
-  const std::uint64_t moved =
-      address + static_cast<std::uint64_t>(offset >> kShift) * sizeof(T);
+  const std::uint64_t moved = address + static_cast<std::uint64_t>(offset >> kShift) * sizeof(T);
   const unsigned unused = 64 - 8u * op.address_bytes;
   return moved << unused >> unused;
 }
@@ -103,11 +102,16 @@ Selection SelectKind(const Decoded& decoded, Op& op) {
 
 Selection SelectBitTest(const Decoded& decoded, Op& op) {
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_BT: return SelectKind<Bit::kTest>(decoded, op);
-    case ZYDIS_MNEMONIC_BTS: return SelectKind<Bit::kSet>(decoded, op);
-    case ZYDIS_MNEMONIC_BTR: return SelectKind<Bit::kReset>(decoded, op);
-    case ZYDIS_MNEMONIC_BTC: return SelectKind<Bit::kComplement>(decoded, op);
-    default: return {};
+    case ZYDIS_MNEMONIC_BT:
+      return SelectKind<Bit::kTest>(decoded, op);
+    case ZYDIS_MNEMONIC_BTS:
+      return SelectKind<Bit::kSet>(decoded, op);
+    case ZYDIS_MNEMONIC_BTR:
+      return SelectKind<Bit::kReset>(decoded, op);
+    case ZYDIS_MNEMONIC_BTC:
+      return SelectKind<Bit::kComplement>(decoded, op);
+    default:
+      return {};
   }
 }
 

@@ -145,12 +145,15 @@ Selection SelectMovbe(const Decoded& decoded, Op& op) {
 Selection SelectPlaced(const Decoded& decoded, Op& op) {
   const auto has = [&](Feature feature) { return decoded.model->Has(feature); };
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_BSF: return SelectScan<true>(decoded, op);
-    case ZYDIS_MNEMONIC_BSR: return SelectScan<false>(decoded, op);
+    case ZYDIS_MNEMONIC_BSF:
+      return SelectScan<true>(decoded, op);
+    case ZYDIS_MNEMONIC_BSR:
+      return SelectScan<false>(decoded, op);
     case ZYDIS_MNEMONIC_TZCNT:  // without the feature, the prefix means nothing
       return has(Feature::kBmi1) ? SelectZeros<true>(decoded, op) : SelectScan<true>(decoded, op);
     case ZYDIS_MNEMONIC_LZCNT:
-      return has(Feature::kLzcnt) ? SelectZeros<false>(decoded, op) : SelectScan<false>(decoded, op);
+      return has(Feature::kLzcnt) ? SelectZeros<false>(decoded, op)
+                                  : SelectScan<false>(decoded, op);
     case ZYDIS_MNEMONIC_POPCNT:
       if (!has(Feature::kPopcnt)) return UndefinedInstruction();
       return {ByWordSizeAndPlace(decoded, op, []<class T, Place kPlace>() -> Handler {
@@ -158,16 +161,20 @@ Selection SelectPlaced(const Decoded& decoded, Op& op) {
       })};
     case ZYDIS_MNEMONIC_BSWAP:
       return {ByWordSize(op.operand_bytes, []<class T>() -> Handler { return &Plain<&Bswap<T>>; })};
-    case ZYDIS_MNEMONIC_MOVBE: return SelectMovbe(decoded, op);
+    case ZYDIS_MNEMONIC_MOVBE:
+      return SelectMovbe(decoded, op);
     case ZYDIS_MNEMONIC_CRC32:
       if (!has(Feature::kSse42)) return UndefinedInstruction();
       op.operand_bytes = static_cast<std::uint8_t>(decoded.operands[1].size / 8);
       return {BySizeAndPlace(decoded, op, []<class T, Place kPlace>() -> Handler {
         return &Plain<&Crc32<T, kPlace>>;
       })};
-    case ZYDIS_MNEMONIC_ADCX: return SelectAddThrough<kFlagCf>(decoded, op);
-    case ZYDIS_MNEMONIC_ADOX: return SelectAddThrough<kFlagOf>(decoded, op);
-    default: return {};
+    case ZYDIS_MNEMONIC_ADCX:
+      return SelectAddThrough<kFlagCf>(decoded, op);
+    case ZYDIS_MNEMONIC_ADOX:
+      return SelectAddThrough<kFlagOf>(decoded, op);
+    default:
+      return {};
   }
 }
 

@@ -161,19 +161,32 @@ Selection SelectBy(const Decoded& decoded, Op& op, Feature feature, unsigned sou
 Selection SelectBmi(const Decoded& decoded, Op& op) {
   constexpr Feature kBmi1 = Feature::kBmi1, kBmi2 = Feature::kBmi2;
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_ANDN: return SelectBy<Andn>(decoded, op, kBmi1, 2, 1);
-    case ZYDIS_MNEMONIC_BEXTR: return SelectBy<Bextr>(decoded, op, kBmi1, 1, 2);
-    case ZYDIS_MNEMONIC_BLSI: return SelectBy<Blsi, Other::kNone>(decoded, op, kBmi1, 1, 0);
-    case ZYDIS_MNEMONIC_BLSMSK: return SelectBy<Blsmsk, Other::kNone>(decoded, op, kBmi1, 1, 0);
-    case ZYDIS_MNEMONIC_BLSR: return SelectBy<Blsr, Other::kNone>(decoded, op, kBmi1, 1, 0);
-    case ZYDIS_MNEMONIC_BZHI: return SelectBy<Bzhi>(decoded, op, kBmi2, 1, 2);
-    case ZYDIS_MNEMONIC_PDEP: return SelectBy<Pdep>(decoded, op, kBmi2, 2, 1);
-    case ZYDIS_MNEMONIC_PEXT: return SelectBy<Pext>(decoded, op, kBmi2, 2, 1);
-    case ZYDIS_MNEMONIC_RORX: return SelectBy<Rorx, Other::kImmediate>(decoded, op, kBmi2, 1, 2);
-    case ZYDIS_MNEMONIC_SARX: return SelectBy<Sarx>(decoded, op, kBmi2, 1, 2);
-    case ZYDIS_MNEMONIC_SHLX: return SelectBy<Shlx>(decoded, op, kBmi2, 1, 2);
-    case ZYDIS_MNEMONIC_SHRX: return SelectBy<Shrx>(decoded, op, kBmi2, 1, 2);
-    default: return {};
+    case ZYDIS_MNEMONIC_ANDN:
+      return SelectBy<Andn>(decoded, op, kBmi1, 2, 1);
+    case ZYDIS_MNEMONIC_BEXTR:
+      return SelectBy<Bextr>(decoded, op, kBmi1, 1, 2);
+    case ZYDIS_MNEMONIC_BLSI:
+      return SelectBy<Blsi, Other::kNone>(decoded, op, kBmi1, 1, 0);
+    case ZYDIS_MNEMONIC_BLSMSK:
+      return SelectBy<Blsmsk, Other::kNone>(decoded, op, kBmi1, 1, 0);
+    case ZYDIS_MNEMONIC_BLSR:
+      return SelectBy<Blsr, Other::kNone>(decoded, op, kBmi1, 1, 0);
+    case ZYDIS_MNEMONIC_BZHI:
+      return SelectBy<Bzhi>(decoded, op, kBmi2, 1, 2);
+    case ZYDIS_MNEMONIC_PDEP:
+      return SelectBy<Pdep>(decoded, op, kBmi2, 2, 1);
+    case ZYDIS_MNEMONIC_PEXT:
+      return SelectBy<Pext>(decoded, op, kBmi2, 2, 1);
+    case ZYDIS_MNEMONIC_RORX:
+      return SelectBy<Rorx, Other::kImmediate>(decoded, op, kBmi2, 1, 2);
+    case ZYDIS_MNEMONIC_SARX:
+      return SelectBy<Sarx>(decoded, op, kBmi2, 1, 2);
+    case ZYDIS_MNEMONIC_SHLX:
+      return SelectBy<Shlx>(decoded, op, kBmi2, 1, 2);
+    case ZYDIS_MNEMONIC_SHRX:
+      return SelectBy<Shrx>(decoded, op, kBmi2, 1, 2);
+    default:
+      return {};
   }
 }
 

@@ -28,7 +28,8 @@ bool Move(Core& core, const Op& op) {
 
 template <unsigned kCode>
 Handler SetHandler(const Decoded& decoded, const Op& op) {
-  return ByPlace(decoded, op, []<Place kPlace>() -> Handler { return &Plain<&Set<kCode, kPlace>>; });
+  return ByPlace(decoded, op,
+                 []<Place kPlace>() -> Handler { return &Plain<&Set<kCode, kPlace>>; });
 }
 template <unsigned kCode>
 Handler MoveHandler(const Decoded& decoded, const Op& op) {

@@ -18,9 +18,8 @@ constexpr std::uint64_t kCr0ReloadsPdptes = kCr0Cd | kCr0Nw | kCr0Pg;
 constexpr std::uint64_t kCr4ReloadsPdptes = kCr4Pae | kCr4Pge | kCr4Pse | kCr4Smep;
 // Changes that translations feel.
 constexpr std::uint64_t kCr0Paging = kCr0Pg | kCr0Wp | kCr0Pe | kCr0Cd | kCr0Nw;
-constexpr std::uint64_t kCr4Paging = kCr4Pse | kCr4Pae | kCr4Pge | kCr4La57 | kCr4Pcide |
-                                     kCr4Smep | kCr4Smap | kCr4Pke | kCr4Cet | kCr4Pks |
-                                     kCr4LamSup;
+constexpr std::uint64_t kCr4Paging = kCr4Pse | kCr4Pae | kCr4Pge | kCr4La57 | kCr4Pcide | kCr4Smep |
+                                     kCr4Smap | kCr4Pke | kCr4Cet | kCr4Pks | kCr4LamSup;
 
 // [intel/vol2] "MOV—Move to/from Control Registers"
 bool LegalCr0(const Core& core, std::uint64_t value) {
@@ -126,7 +125,8 @@ void SetDestination(Core& core, const Op& op, std::uint64_t value) {
   core.Write<std::uint64_t>(op.first, core.code_64() ? value : static_cast<std::uint32_t>(value));
 }
 
-// An address space or address that INVPCID names is gone from the TLB; the one who shadows it hears.
+// An address space or address that INVPCID names is gone from the TLB; the one who shadows it
+// hears.
 void Invalidated(Core& core, bool one_address, std::uint64_t linear) {
   if (one_address) {
     core.FlushPage(linear);
@@ -168,16 +168,26 @@ std::uint64_t AllowedCr4(const CpuModel& model) {
     std::uint64_t bits;
   };
   static constexpr Row kRows[] = {
-      {Feature::kVme, kCr4Vme | kCr4Pvi},  {Feature::kTsc, kCr4Tsd},
-      {Feature::kDe, kCr4De},              {Feature::kPse, kCr4Pse},
-      {Feature::kPae, kCr4Pae},            {Feature::kMce, kCr4Mce},
-      {Feature::kPge, kCr4Pge},            {Feature::kFxsr, kCr4Osfxsr},
-      {Feature::kSse, kCr4Osxmmexcpt},     {Feature::kUmip, kCr4Umip},
-      {Feature::kLa57, kCr4La57},          {Feature::kFsgsbase, kCr4Fsgsbase},
-      {Feature::kPcid, kCr4Pcide},         {Feature::kXsave, kCr4Osxsave},
-      {Feature::kSmep, kCr4Smep},          {Feature::kSmap, kCr4Smap},
-      {Feature::kPku, kCr4Pke},            {Feature::kShstk, kCr4Cet},
-      {Feature::kIbt, kCr4Cet},            {Feature::kPks, kCr4Pks},
+      {Feature::kVme, kCr4Vme | kCr4Pvi},
+      {Feature::kTsc, kCr4Tsd},
+      {Feature::kDe, kCr4De},
+      {Feature::kPse, kCr4Pse},
+      {Feature::kPae, kCr4Pae},
+      {Feature::kMce, kCr4Mce},
+      {Feature::kPge, kCr4Pge},
+      {Feature::kFxsr, kCr4Osfxsr},
+      {Feature::kSse, kCr4Osxmmexcpt},
+      {Feature::kUmip, kCr4Umip},
+      {Feature::kLa57, kCr4La57},
+      {Feature::kFsgsbase, kCr4Fsgsbase},
+      {Feature::kPcid, kCr4Pcide},
+      {Feature::kXsave, kCr4Osxsave},
+      {Feature::kSmep, kCr4Smep},
+      {Feature::kSmap, kCr4Smap},
+      {Feature::kPku, kCr4Pke},
+      {Feature::kShstk, kCr4Cet},
+      {Feature::kIbt, kCr4Cet},
+      {Feature::kPks, kCr4Pks},
       {Feature::kLam, kCr4LamSup},
   };
   std::uint64_t allowed = kCr4Pce;
@@ -191,12 +201,19 @@ bool MovToControl(Core& core, const Op& op) {
   if (core.cpl != 0) return core.Raise(kGp, 0);
   const std::uint64_t value = SourceRegister(core, op);
   switch (op.first) {
-    case 0: return SetCr0(core, value);
-    case 2: core.cr2 = value; return true;
-    case 3: return SetCr3(core, value);
-    case 4: return SetCr4(core, value);
-    case 8: return SetCr8(core, value);
-    default: return core.Raise(kUd);
+    case 0:
+      return SetCr0(core, value);
+    case 2:
+      core.cr2 = value;
+      return true;
+    case 3:
+      return SetCr3(core, value);
+    case 4:
+      return SetCr4(core, value);
+    case 8:
+      return SetCr8(core, value);
+    default:
+      return core.Raise(kUd);
   }
 }
 
@@ -204,17 +221,26 @@ bool MovFromControl(Core& core, const Op& op) {
   if (core.cpl != 0) return core.Raise(kGp, 0);
   std::uint64_t value = 0;
   switch (op.second) {
-    case 0: value = core.cr0; break;
-    case 2: value = core.cr2; break;
-    case 3: value = core.cr3; break;
-    case 4: value = core.cr4; break;
+    case 0:
+      value = core.cr0;
+      break;
+    case 2:
+      value = core.cr2;
+      break;
+    case 3:
+      value = core.cr3;
+      break;
+    case 4:
+      value = core.cr4;
+      break;
     case 8: {
       BusAccess access{.kind = BusAccess::Kind::kTprRead, .bytes = 1};
       if (!core.AskBus(access)) return false;
       value = access.value & 15;
       break;
     }
-    default: return core.Raise(kUd);
+    default:
+      return core.Raise(kUd);
   }
   SetDestination(core, op, value);
   return true;
@@ -228,7 +254,9 @@ bool MovToDebug(Core& core, const Op& op) {
     case 0:
     case 1:
     case 2:
-    case 3: core.dr[number] = value; return true;
+    case 3:
+      core.dr[number] = value;
+      return true;
     case 6:
       if (value >> 32 != 0) return core.Raise(kGp, 0);
       core.dr6 = (value & kDr6Writable) | kDr6Fixed;
@@ -237,7 +265,8 @@ bool MovToDebug(Core& core, const Op& op) {
       if (value >> 32 != 0) return core.Raise(kGp, 0);
       core.dr7 = (value & kDr7Writable) | kDr7Fixed;
       return true;
-    default: return core.Raise(kUd);
+    default:
+      return core.Raise(kUd);
   }
 }
 
@@ -269,9 +298,15 @@ bool Smsw(Core& core, const Op& op) {
   if (core.cpl > 0 && (core.cr4 & kCr4Umip) != 0) return core.Raise(kGp, 0);
   if (op.memory) return StoreOperand(core, op, static_cast<std::uint16_t>(core.cr0));
   switch (op.operand_bytes) {
-    case 2: core.Write(op.first, static_cast<std::uint16_t>(core.cr0)); break;
-    case 4: core.Write(op.first, static_cast<std::uint32_t>(core.cr0)); break;
-    default: core.Write(op.first, core.cr0); break;
+    case 2:
+      core.Write(op.first, static_cast<std::uint16_t>(core.cr0));
+      break;
+    case 4:
+      core.Write(op.first, static_cast<std::uint32_t>(core.cr0));
+      break;
+    default:
+      core.Write(op.first, core.cr0);
+      break;
   }
   return true;
 }
@@ -311,9 +346,7 @@ bool Invpcid(Core& core, const Op& op) {
   return true;
 }
 
-bool Wbinvd(Core& core, const Op&) {
-  return core.cpl == 0 || core.Raise(kGp, 0);
-}
+bool Wbinvd(Core& core, const Op&) { return core.cpl == 0 || core.Raise(kGp, 0); }
 
 bool Rdpkru(Core& core, const Op&) {
   if ((core.cr4 & kCr4Pke) == 0) return core.Raise(kUd);
@@ -344,8 +377,8 @@ bool Xgetbv(Core& core, const Op&) {
 bool Xsetbv(Core& core, const Op&) {
   if (!core.model->Has(Feature::kXsave) || (core.cr4 & kCr4Osxsave) == 0) return core.Raise(kUd);
   if (core.cpl != 0) return core.Raise(kGp, 0);
-  const std::uint64_t value = core.Read<std::uint32_t>(kRax * 8) |
-                              std::uint64_t{core.Read<std::uint32_t>(kRdx * 8)} << 32;
+  const std::uint64_t value =
+      core.Read<std::uint32_t>(kRax * 8) | std::uint64_t{core.Read<std::uint32_t>(kRdx * 8)} << 32;
   const bool avx = core.model->Has(Feature::kAvx);
   const std::uint64_t allowed = avx ? 7 : 3;
   if (core.Read<std::uint32_t>(kRcx * 8) != 0 || (value & 1) == 0 || (value & ~allowed) != 0 ||

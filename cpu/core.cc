@@ -18,8 +18,10 @@ bool SameQuestion(const BusAccess& one, const BusAccess& other) {
     case BusAccess::Kind::kMmioWrite:
     case BusAccess::Kind::kPortOut:
     case BusAccess::Kind::kMsrWrite:
-    case BusAccess::Kind::kTprWrite: return one.value == other.value;
-    default: return true;
+    case BusAccess::Kind::kTprWrite:
+      return one.value == other.value;
+    default:
+      return true;
   }
 }
 

@@ -182,6 +182,8 @@ struct Core {
   bool apic_enabled = true;  // as the last write of IA32_APIC_BASE left it; CPUID tells
   Activity activity = Activity::kActive;
   bool interrupt_shadow = false;
+  // The instruction just done entered a handler that TF does not step into: no trap behind it.
+  bool trap_cancelled = false;
   bool nmi_blocked = false;
 
   // -- derived from it; whoever changes the sources calls UpdateMode

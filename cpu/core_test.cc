@@ -39,16 +39,16 @@ TEST_P(CoreMode, ChoosesTheBank) {
 using Mode = TestCore::Mode;
 INSTANTIATE_TEST_SUITE_P(
     Banks, CoreMode,
-    testing::Values(
-        ModeCase{"Real", Mode::kReal, 0, 0, 0, 0, BankName::kSupervisor},
-        ModeCase{"Kernel", Mode::kLong, 0, 0, 0, kCr4Smap, BankName::kSupervisor},
-        ModeCase{"KernelWithAc", Mode::kLong, 0, kFlagAc, 0, kCr4Smap,
-                 BankName::kSupervisorSmapWaived},
-        ModeCase{"KernelWithAcWithoutSmap", Mode::kLong, 0, kFlagAc, 0, 0, BankName::kSupervisor},
-        ModeCase{"User", Mode::kLong, 3, 0, kCr0Am, 0, BankName::kUser},
-        ModeCase{"UserWithAc", Mode::kLong, 3, kFlagAc, 0, 0, BankName::kUser},
-        ModeCase{"UserAligned", Mode::kLong, 3, kFlagAc, kCr0Am, 0, BankName::kChecked},
-        ModeCase{"Virtual8086", Mode::kProtected, 0, kFlagVm, 0, 0, BankName::kUser}),
+    testing::Values(ModeCase{"Real", Mode::kReal, 0, 0, 0, 0, BankName::kSupervisor},
+                    ModeCase{"Kernel", Mode::kLong, 0, 0, 0, kCr4Smap, BankName::kSupervisor},
+                    ModeCase{"KernelWithAc", Mode::kLong, 0, kFlagAc, 0, kCr4Smap,
+                             BankName::kSupervisorSmapWaived},
+                    ModeCase{"KernelWithAcWithoutSmap", Mode::kLong, 0, kFlagAc, 0, 0,
+                             BankName::kSupervisor},
+                    ModeCase{"User", Mode::kLong, 3, 0, kCr0Am, 0, BankName::kUser},
+                    ModeCase{"UserWithAc", Mode::kLong, 3, kFlagAc, 0, 0, BankName::kUser},
+                    ModeCase{"UserAligned", Mode::kLong, 3, kFlagAc, kCr0Am, 0, BankName::kChecked},
+                    ModeCase{"Virtual8086", Mode::kProtected, 0, kFlagVm, 0, 0, BankName::kUser}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(CoreModeContext, DiffersWhereCodeMeansSomethingElse) {

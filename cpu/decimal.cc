@@ -71,14 +71,22 @@ bool Salc(Core& core, const Op&) {
 
 Selection SelectDecimal(const Decoded& decoded, Op&) {
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_AAA: return {&Plain<&AsciiAdjust<true>>};
-    case ZYDIS_MNEMONIC_AAS: return {&Plain<&AsciiAdjust<false>>};
-    case ZYDIS_MNEMONIC_AAM: return {&Plain<&Aam>};
-    case ZYDIS_MNEMONIC_AAD: return {&Plain<&Aad>};
-    case ZYDIS_MNEMONIC_DAA: return {&Plain<&DecimalAdjust<true>>};
-    case ZYDIS_MNEMONIC_DAS: return {&Plain<&DecimalAdjust<false>>};
-    case ZYDIS_MNEMONIC_SALC: return {&Plain<&Salc>};
-    default: return {};
+    case ZYDIS_MNEMONIC_AAA:
+      return {&Plain<&AsciiAdjust<true>>};
+    case ZYDIS_MNEMONIC_AAS:
+      return {&Plain<&AsciiAdjust<false>>};
+    case ZYDIS_MNEMONIC_AAM:
+      return {&Plain<&Aam>};
+    case ZYDIS_MNEMONIC_AAD:
+      return {&Plain<&Aad>};
+    case ZYDIS_MNEMONIC_DAA:
+      return {&Plain<&DecimalAdjust<true>>};
+    case ZYDIS_MNEMONIC_DAS:
+      return {&Plain<&DecimalAdjust<false>>};
+    case ZYDIS_MNEMONIC_SALC:
+      return {&Plain<&Salc>};
+    default:
+      return {};
   }
 }
 

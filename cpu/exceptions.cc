@@ -33,8 +33,10 @@ bool IsContributory(const Pending& pending) {
     case kTs:
     case kNp:
     case kSsVector:
-    case kGp: return IsException(pending);
-    default: return false;
+    case kGp:
+      return IsException(pending);
+    default:
+      return false;
   }
 }
 bool IsPageFault(const Pending& pending) {
@@ -148,8 +150,8 @@ bool DeliverLong(const Delivering& event) {
   std::uint64_t sp = core.gpr[kRsp];
   if ((inner || ist != 0) && !LoadTssStack64(core, cpl, ist, sp)) return false;
   const Segment ss = inner ? NullStack(cpl) : core.segments[kSs];
-  StackWriter stack(core, ss, sp & ~std::uint64_t{15}, true,
-                    inner ? By::kProcessor : By::kProgram, 0);
+  StackWriter stack(core, ss, sp & ~std::uint64_t{15}, true, inner ? By::kProcessor : By::kProgram,
+                    0);
   Frame frame{stack, 8};
   frame.Push(core.segments[kSs].selector);
   frame.Push(core.gpr[kRsp]);
@@ -209,8 +211,7 @@ bool DeliverProtected(const Delivering& event) {
   std::uint32_t stack_error = 0;
   if (inner) {
     std::uint16_t selector = 0;
-    if (!LoadTssStack(core, cpl, selector, sp) ||
-        !PrepareStack(core, selector, cpl, kTs, ss)) {
+    if (!LoadTssStack(core, cpl, selector, sp) || !PrepareStack(core, selector, cpl, kTs, ss)) {
       return false;
     }
     stack_error = SelectorError(selector);
@@ -243,6 +244,7 @@ bool TryDeliver(Core& core, const Pending& pending) {
                                        : DeliverProtected(event);
   if (!done) return false;
   core.interrupt_shadow = false;
+  core.trap_cancelled = true;
   core.activity = Activity::kActive;
   if (IsPageFault(pending)) core.cr2 = pending.cr2;
   if (pending.vector == kDb && IsException(pending)) {

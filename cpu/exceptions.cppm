@@ -20,7 +20,7 @@ enum class Delivery : std::uint8_t {
 // Exceptions met during delivery are delivered instead, or as double fault, before it returns.
 Delivery Deliver(Core& core, const Pending& pending);
 
-bool Int(Core& core, const Op& op);   // vector in `immediate`
+bool Int(Core& core, const Op& op);  // vector in `immediate`
 bool Int1(Core& core, const Op& op);
 bool Int3(Core& core, const Op& op);
 bool Into(Core& core, const Op& op);

@@ -245,22 +245,20 @@ TEST_P(IretLong, ChecksWhatItReturnsTo) {
 using T = TestCore;
 INSTANTIATE_TEST_SUITE_P(
     Targets, IretLong,
-    testing::Values(IretCase{"User", T::kUserCode64, T::kUserData, 0x5000, -1, 0},
-                    IretCase{"UserCompatibility", T::kUserCode32, T::kUserData, 0x5000, -1, 0},
-                    IretCase{"Kernel", T::kCode64, T::kData, 0x5000, -1, 0},
-                    IretCase{"KernelWithNullSs", T::kCode64, 0, 0x5000, -1, 0},
-                    IretCase{"UserWithNullSs", T::kUserCode64, 3, 0x5000, kGp, 0},
-                    IretCase{"NullCs", 0, T::kData, 0x5000, kGp, 0},
-                    IretCase{"DataAsCode", T::kData, T::kData, 0x5000, kGp, T::kData},
-                    IretCase{"BeyondTheTable", 0x108, T::kData, 0x5000, kGp, 0x108},
-                    IretCase{"LevelsDiffer", T::kCode64 | 3, T::kUserData, 0x5000, kGp, T::kCode64},
-                    IretCase{"AbsentCode", T::kAbsentCode, T::kData, 0x5000, kNp, T::kAbsentCode},
-                    IretCase{"AbsentStack", T::kCode64, T::kAbsentData, 0x5000, kSsVector,
-                             T::kAbsentData},
-                    IretCase{"ReadOnlyStack", T::kCode64, T::kReadOnly, 0x5000, kGp,
-                             T::kReadOnly},
-                    IretCase{"NonCanonical", T::kUserCode64, T::kUserData, 0x8000'0000'0000, kGp,
-                             0}),
+    testing::Values(
+        IretCase{"User", T::kUserCode64, T::kUserData, 0x5000, -1, 0},
+        IretCase{"UserCompatibility", T::kUserCode32, T::kUserData, 0x5000, -1, 0},
+        IretCase{"Kernel", T::kCode64, T::kData, 0x5000, -1, 0},
+        IretCase{"KernelWithNullSs", T::kCode64, 0, 0x5000, -1, 0},
+        IretCase{"UserWithNullSs", T::kUserCode64, 3, 0x5000, kGp, 0},
+        IretCase{"NullCs", 0, T::kData, 0x5000, kGp, 0},
+        IretCase{"DataAsCode", T::kData, T::kData, 0x5000, kGp, T::kData},
+        IretCase{"BeyondTheTable", 0x108, T::kData, 0x5000, kGp, 0x108},
+        IretCase{"LevelsDiffer", T::kCode64 | 3, T::kUserData, 0x5000, kGp, T::kCode64},
+        IretCase{"AbsentCode", T::kAbsentCode, T::kData, 0x5000, kNp, T::kAbsentCode},
+        IretCase{"AbsentStack", T::kCode64, T::kAbsentData, 0x5000, kSsVector, T::kAbsentData},
+        IretCase{"ReadOnlyStack", T::kCode64, T::kReadOnly, 0x5000, kGp, T::kReadOnly},
+        IretCase{"NonCanonical", T::kUserCode64, T::kUserData, 0x8000'0000'0000, kGp, 0}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(IretLongFlags, UserModeCannotChangeItsPrivileges) {

@@ -117,15 +117,16 @@ T Joined(const Core& core, RegisterOffset low, RegisterOffset high) {
          static_cast<T>(core.Read<std::uint64_t>(low) & mask);
 }
 
-// Replaces 16 bytes at `host` by `desired` if they are `expected`; `expected` becomes what was there.
+// Replaces 16 bytes at `host` by `desired` if they are `expected`; `expected` becomes what was
+// there.
 bool CompareExchange16(std::byte* host, unsigned __int128& expected, unsigned __int128 desired) {
 #if defined(__x86_64__)
   std::uint64_t low = static_cast<std::uint64_t>(expected);
   std::uint64_t high = static_cast<std::uint64_t>(expected >> 64);
   bool equal = false;
   asm volatile("lock cmpxchg16b %[at]"
-               : "+a"(low), "+d"(high), "=@ccz"(equal),
-                 [at] "+m"(*reinterpret_cast<unsigned __int128*>(host))
+               : "+a"(low), "+d"(high),
+                 "=@ccz"(equal), [at] "+m"(*reinterpret_cast<unsigned __int128*>(host))
                : "b"(static_cast<std::uint64_t>(desired)),
                  "c"(static_cast<std::uint64_t>(desired >> 64))
                : "memory");
@@ -188,8 +189,8 @@ bool Cmpxchg16b(Core& core, const Op& op) {
 Selection SelectXchg(const Decoded& decoded, Op& op) {
   PlaceRegisters(decoded, op);
   if (!op.memory) {
-    return {BySize(op.operand_bytes,
-                   []<class T>() -> Handler { return &Plain<&XchgRegisters<T>>; })};
+    return {
+        BySize(op.operand_bytes, []<class T>() -> Handler { return &Plain<&XchgRegisters<T>>; })};
   }
   if (decoded.operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER) op.second = op.first;
   return {BySize(op.operand_bytes, []<class T>() -> Handler { return &Plain<&XchgMemory<T>>; })};
@@ -199,7 +200,8 @@ Selection SelectXchg(const Decoded& decoded, Op& op) {
 
 Selection SelectExchange(const Decoded& decoded, Op& op) {
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_XCHG: return SelectXchg(decoded, op);
+    case ZYDIS_MNEMONIC_XCHG:
+      return SelectXchg(decoded, op);
     case ZYDIS_MNEMONIC_XADD:
       PlaceRegisters(decoded, op);
       return {BySize(op.operand_bytes, [&op]<class T>() -> Handler {
@@ -216,7 +218,8 @@ Selection SelectExchange(const Decoded& decoded, Op& op) {
     case ZYDIS_MNEMONIC_CMPXCHG16B:
       if (!decoded.model->Has(Feature::kCx16)) return UndefinedInstruction();
       return {&Plain<&Cmpxchg16b>};
-    default: return {};
+    default:
+      return {};
   }
 }
 

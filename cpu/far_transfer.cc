@@ -33,9 +33,12 @@ bool LoadPointer(Core& core, const Op& op, FarPointer& pointer) {
 
 bool MemoryPointer(Core& core, const Op& op, FarPointer& pointer) {
   switch (op.operand_bytes) {
-    case 2: return LoadPointer<std::uint16_t>(core, op, pointer);
-    case 4: return LoadPointer<std::uint32_t>(core, op, pointer);
-    default: return LoadPointer<std::uint64_t>(core, op, pointer);
+    case 2:
+      return LoadPointer<std::uint16_t>(core, op, pointer);
+    case 4:
+      return LoadPointer<std::uint32_t>(core, op, pointer);
+    default:
+      return LoadPointer<std::uint64_t>(core, op, pointer);
   }
 }
 
@@ -79,8 +82,8 @@ bool TransferUnprotected(Core& core, const FarPointer& to, bool call, unsigned b
 bool TransferToCode(Core& core, const FarPointer& to, const Descriptor& code, bool call,
                     unsigned bytes) {
   const unsigned rpl = to.selector & 3;
-  const bool allowed = code.is_conforming() ? code.dpl() <= core.cpl
-                                            : rpl <= core.cpl && code.dpl() == core.cpl;
+  const bool allowed =
+      code.is_conforming() ? code.dpl() <= core.cpl : rpl <= core.cpl && code.dpl() == core.cpl;
   if (!allowed || (core.long_mode() && code.long_mode() && code.big())) {
     return core.Raise(kGp, SelectorError(to.selector));
   }
@@ -136,8 +139,8 @@ bool CallInner(Core& core, const GateTarget& target, unsigned cpl) {
   StackWriter stack(core, ss, sp, wide, By::kProcessor, error);
   if (!stack.Push(core.segments[kSs].selector, target.bytes) ||
       !stack.Push(core.gpr[kRsp], target.bytes) ||
-      (!wide && !CopyParameters(core, target, stack)) ||
-      !PushReturn(core, target.bytes, stack) || !CheckTarget(core, target.cs, target.offset)) {
+      (!wide && !CopyParameters(core, target, stack)) || !PushReturn(core, target.bytes, stack) ||
+      !CheckTarget(core, target.cs, target.offset)) {
     return false;
   }
   core.segments[kSs] = ss;
@@ -168,8 +171,8 @@ bool TransferByGate(Core& core, const FarPointer& to, const Descriptor& gate, bo
   Descriptor code;
   if (IsNull(selector)) return core.Raise(kGp, 0);
   if (!Fetch(core, selector, kGp, code)) return false;
-  const bool allowed = code.is_conforming() || call ? code.dpl() <= core.cpl
-                                                    : code.dpl() == core.cpl;
+  const bool allowed =
+      code.is_conforming() || call ? code.dpl() <= core.cpl : code.dpl() == core.cpl;
   if (!code.is_code() || !allowed || (core.long_mode() && (!code.long_mode() || code.big()))) {
     return core.Raise(kGp, SelectorError(selector));
   }
@@ -201,10 +204,9 @@ bool TransferToSystem(Core& core, const FarPointer& to, const Descriptor& descri
   if (!descriptor.present()) return core.Raise(kNp, SelectorError(to.selector));
   const TaskSwitchKind kind = call ? TaskSwitchKind::kCall : TaskSwitchKind::kJump;
   if (task_gate) return SwitchTaskByGate(core, descriptor, kind, core.rip, std::nullopt);
-  return SwitchTask(core, TaskSwitch{.selector = to.selector,
-                                     .kind = kind,
-                                     .return_rip = core.rip,
-                                     .error_code = {}});
+  return SwitchTask(
+      core,
+      TaskSwitch{.selector = to.selector, .kind = kind, .return_rip = core.rip, .error_code = {}});
 }
 
 bool Transfer(Core& core, const FarPointer& to, bool call, unsigned bytes) {

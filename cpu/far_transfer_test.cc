@@ -36,8 +36,7 @@ class FarJumpLong : public testing::TestWithParam<JumpCase> {};
 TEST_P(FarJumpLong, ChecksItsTarget) {
   TestCore test;
   Core& core = test.core();
-  const bool done =
-      test.Run(FarJump, PointerOp(test, GetParam().selector, GetParam().offset));
+  const bool done = test.Run(FarJump, PointerOp(test, GetParam().selector, GetParam().offset));
   EXPECT_EQ(done ? -1 : core.exception.vector, GetParam().want_vector);
   EXPECT_EQ(done ? 0 : core.exception.error_code, GetParam().want_error);
   EXPECT_EQ(core.rip, done ? GetParam().offset : T::kRip);
@@ -196,12 +195,11 @@ TEST(Sysenter, AndSysexit) {
 void MakeTask(TestCore& test) {
   test.SetDescriptor(T::kFree, 0x0000'8900'5000'0067);
   test.SetDescriptor(T::kTssSelector, 0x0000'8b00'3000'0067);
-  test.Write<std::uint32_t>(0x5020, 0x6000);                 // EIP
-  test.Write<std::uint32_t>(0x5024, kFlagFixed | kFlagIf);   // EFLAGS
-  test.Write<std::uint32_t>(0x5028, 0xabcd);                 // EAX
-  test.Write<std::uint32_t>(0x5038, 0x7000);                 // ESP
-  const std::array<std::uint16_t, 6> selectors = {T::kData, T::kCode32, T::kData,
-                                                  T::kData, 0,          0};
+  test.Write<std::uint32_t>(0x5020, 0x6000);                // EIP
+  test.Write<std::uint32_t>(0x5024, kFlagFixed | kFlagIf);  // EFLAGS
+  test.Write<std::uint32_t>(0x5028, 0xabcd);                // EAX
+  test.Write<std::uint32_t>(0x5038, 0x7000);                // ESP
+  const std::array<std::uint16_t, 6> selectors = {T::kData, T::kCode32, T::kData, T::kData, 0, 0};
   for (unsigned i = 0; i < 6; ++i) test.Write(0x5048 + 4 * i, selectors[i]);
 }
 

@@ -15,8 +15,8 @@ enum class Width : std::uint8_t { k32, k64 };
 Segment FlatCode(std::uint64_t selector, unsigned cpl, Width width) {
   Segment segment;
   segment.selector = static_cast<std::uint16_t>((selector & 0xfffc) | cpl);
-  segment.attributes = static_cast<std::uint16_t>(0x809b | cpl << 5 |
-                                                  (width == Width::k64 ? 0x2000 : 0x4000));
+  segment.attributes =
+      static_cast<std::uint16_t>(0x809b | cpl << 5 | (width == Width::k64 ? 0x2000 : 0x4000));
   segment.limit = 0xffff'ffff;
   return segment;
 }
@@ -39,8 +39,8 @@ void Enter(Core& core, const Segment& cs, const Segment& ss, std::uint64_t rip) 
 
 // [intel/vol2] "SYSCALL"; [amd/vol3] "SYSCALL": Intel has it in 64-bit mode alone.
 bool Syscall(Core& core, const Op&) {
-  const bool in_this_mode = core.code_64() || (core.model->amd_rules() && core.protected_mode() &&
-                                               !core.virtual_8086());
+  const bool in_this_mode =
+      core.code_64() || (core.model->amd_rules() && core.protected_mode() && !core.virtual_8086());
   if ((core.efer & kEferSce) == 0 || !in_this_mode || !core.model->Has(Feature::kSyscall)) {
     return core.Raise(kUd);
   }
@@ -50,6 +50,7 @@ bool Syscall(Core& core, const Op&) {
     core.gpr[kRcx] = core.rip;
     core.gpr[kR11] = core.Rflags() & ~kFlagRf;
     core.SetRflags(core.Rflags() & ~core.sfmask & ~kFlagRf);
+    core.trap_cancelled = (core.rflags & kFlagTf) == 0;  // TF as masked decides
     Enter(core, FlatCode(selector, 0, Width::k64), FlatStack(selector + 8, 0), target);
     return true;
   }
@@ -61,8 +62,8 @@ bool Syscall(Core& core, const Op&) {
 }
 
 bool Sysret(Core& core, const Op& op) {
-  const bool in_this_mode = core.code_64() || (core.model->amd_rules() && core.protected_mode() &&
-                                               !core.virtual_8086());
+  const bool in_this_mode =
+      core.code_64() || (core.model->amd_rules() && core.protected_mode() && !core.virtual_8086());
   if ((core.efer & kEferSce) == 0 || !in_this_mode || !core.model->Has(Feature::kSyscall)) {
     return core.Raise(kUd);
   }
@@ -75,8 +76,8 @@ bool Sysret(Core& core, const Op& op) {
   const std::uint64_t selector = core.star >> 48;
   const std::uint64_t rip = wide ? core.gpr[kRcx] : core.gpr[kRcx] & 0xffff'ffff;
   if (core.long_mode()) {
-    constexpr std::uint64_t kKept = kArithmeticFlags | kFlagTf | kFlagIf | kFlagDf | kFlagIopl |
-                                    kFlagNt | kFlagAc | kFlagId;
+    constexpr std::uint64_t kKept =
+        kArithmeticFlags | kFlagTf | kFlagIf | kFlagDf | kFlagIopl | kFlagNt | kFlagAc | kFlagId;
     core.SetRflags(core.gpr[kR11] & kKept);
   } else {
     core.rflags |= kFlagIf;

@@ -31,9 +31,12 @@ bool Pushf(Core& core, const Op& op) {
   if (RefusedByMonitor(core)) return core.Raise(kGp, 0);
   const std::uint64_t image = core.Rflags() & ~(kFlagVm | kFlagRf);
   switch (op.operand_bytes) {
-    case 2: return Push(core, static_cast<std::uint16_t>(image));
-    case 4: return Push(core, static_cast<std::uint32_t>(image));
-    default: return Push(core, image);
+    case 2:
+      return Push(core, static_cast<std::uint16_t>(image));
+    case 4:
+      return Push(core, static_cast<std::uint32_t>(image));
+    default:
+      return Push(core, image);
   }
 }
 

@@ -12,9 +12,7 @@ export namespace pagesaw::cpu {
 std::uint64_t LoadableFlags(const Core& core, unsigned bytes);
 
 // The privilege that I/O-sensitive instructions need: CPL <= IOPL, IOPL 3 in virtual-8086 mode.
-inline bool MayDoIo(const Core& core) {
-  return core.cpl <= ((core.rflags & kFlagIopl) >> 12);
-}
+inline bool MayDoIo(const Core& core) { return core.cpl <= ((core.rflags & kFlagIopl) >> 12); }
 
 bool Pushf(Core& core, const Op& op);
 bool Popf(Core& core, const Op& op);

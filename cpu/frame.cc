@@ -1,4 +1,5 @@
-// PUSHA, POPA, ENTER, LEAVE: several stack accesses each, all of which are tried before one is made.
+// PUSHA, POPA, ENTER, LEAVE: several stack accesses each, all of which are tried before one is
+// made.
 module;
 #include <Zydis/Zydis.h>
 #include <array>
@@ -115,17 +116,22 @@ bool Leave(Core& core, const Op&) {
 Selection SelectFrame(const Decoded& decoded, Op& op) {
   const unsigned bytes = decoded.instruction.operand_width / 8;
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_PUSHA: return {&Plain<&Pusha<std::uint16_t>>};
-    case ZYDIS_MNEMONIC_PUSHAD: return {&Plain<&Pusha<std::uint32_t>>};
-    case ZYDIS_MNEMONIC_POPA: return {&Plain<&Popa<std::uint16_t>>};
-    case ZYDIS_MNEMONIC_POPAD: return {&Plain<&Popa<std::uint32_t>>};
+    case ZYDIS_MNEMONIC_PUSHA:
+      return {&Plain<&Pusha<std::uint16_t>>};
+    case ZYDIS_MNEMONIC_PUSHAD:
+      return {&Plain<&Pusha<std::uint32_t>>};
+    case ZYDIS_MNEMONIC_POPA:
+      return {&Plain<&Popa<std::uint16_t>>};
+    case ZYDIS_MNEMONIC_POPAD:
+      return {&Plain<&Popa<std::uint32_t>>};
     case ZYDIS_MNEMONIC_ENTER:
       op.immediate = (decoded.operands[0].imm.value.u & 0xffff) |
                      (decoded.operands[1].imm.value.u & 0xff) << 16;
       return {ByWordSize(bytes, []<class T>() -> Handler { return &Plain<&Enter<T>>; })};
     case ZYDIS_MNEMONIC_LEAVE:
       return {ByWordSize(bytes, []<class T>() -> Handler { return &Plain<&Leave<T>>; })};
-    default: return {};
+    default:
+      return {};
   }
 }
 

@@ -18,9 +18,9 @@ namespace pagesaw::cpu {
 Selection SelectGeneral(const Decoded& decoded, Op& op) {
   using Selector = Selection (*)(const Decoded&, Op&);
   static constexpr std::array<Selector, 15> kSelectors = {
-      SelectCondition, SelectShift, SelectMultiply, SelectString,   SelectBitTest,
+      SelectCondition, SelectShift, SelectMultiply, SelectString,     SelectBitTest,
       SelectExchange,  SelectBits,  SelectFlags,    SelectConversion, SelectLoop,
-      SelectHint,      SelectBmi,   SelectFrame,    SelectDecimal,  SelectTable,
+      SelectHint,      SelectBmi,   SelectFrame,    SelectDecimal,    SelectTable,
   };
   // What else may be locked is a matter of the modules below; Zydis refuses the rest.
   if (const Selection selection = SelectLocked(decoded, op); selection.run != nullptr) {

@@ -1,5 +1,5 @@
-// Executes random instructions on this machine's own processor and on the software processor, in the
-// same state and with the same memory, and compares what they leave behind. Flags:
+// Executes random instructions on this machine's own processor and on the software processor, in
+// the same state and with the same memory, and compares what they leave behind. Flags:
 //   --seed=N    another sequence than the default one
 //   --steps=N   how many instructions
 //   --strict    compares what the manuals leave undefined, too
@@ -62,8 +62,8 @@ std::string Hex(std::uint64_t value) {
 
 std::byte* MapAt(std::uint64_t address, std::size_t bytes, int protection) {
   void* const wanted = reinterpret_cast<void*>(address);
-  void* const got = mmap(wanted, bytes, protection,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  void* const got =
+      mmap(wanted, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
   return got == wanted ? static_cast<std::byte*>(got) : nullptr;
 }
 
@@ -87,7 +87,8 @@ class HostDifferential : public testing::Test {
     for (std::uint64_t page = kEmptyStart; page < kEmptyEnd; page += 0x1000) {
       if (page < kData || page >= kReadOnly) machine_.Spte(page) = 0;
     }
-    machine_.Spte(kReadOnly) = reinterpret_cast<std::uint64_t>(machine_.memory() + kReadOnly) | 0x25;
+    machine_.Spte(kReadOnly) =
+        reinterpret_cast<std::uint64_t>(machine_.memory() + kReadOnly) | 0x25;
     BuildTables();
   }
   void TearDown() override {
@@ -132,7 +133,8 @@ class HostDifferential : public testing::Test {
     return state;
   }
 
-  Outcome RunHere(const RandomCode& code, std::uint64_t at, const std::vector<std::uint8_t>& memory);
+  Outcome RunHere(const RandomCode& code, std::uint64_t at,
+                  const std::vector<std::uint8_t>& memory);
   Outcome RunSoftware(const RandomCode& code, std::uint64_t at,
                       const std::vector<std::uint8_t>& memory, std::uint64_t chunk);
 
@@ -235,8 +237,8 @@ std::string Difference(const RandomCode& code, const Outcome& here, const Outcom
         << ", software " << Hex(software.gpr[i]) << "\n";
   }
   std::uint64_t compared = kCompared & ~(strict ? 0 : code.undefined_flags);
-  // A comparison that faults keeps its old flags here, as on Intel's processors; AMD's have those of
-  // its last iteration. [intel/vol2] "REP/REPE/REPZ/REPNE/REPNZ"
+  // A comparison that faults keeps its old flags here, as on Intel's processors; AMD's have those
+  // of its last iteration. [intel/vol2] "REP/REPE/REPZ/REPNE/REPNZ"
   if ((code.name == "cmps" || code.name == "scas") && here.end.starts_with("vector")) {
     compared &= ~kArithmetic;
   }
@@ -245,8 +247,8 @@ std::string Difference(const RandomCode& code, const Outcome& here, const Outcom
         << ", software " << Hex(software.rflags & kCompared) << "\n";
   }
   // ENTER that faults may have pushed already.
-  const bool memory = (strict || !code.undefined_result) &&
-                      (code.name != "enter" || here.end == "fell through");
+  const bool memory =
+      (strict || !code.undefined_result) && (code.name != "enter" || here.end == "fell through");
   for (std::size_t i = 0; memory && i < here.memory.size(); ++i) {
     if (here.memory[i] == software.memory[i]) continue;
     out << "  memory at +" << Hex(i) << ": host " << Hex(here.memory[i]) << ", software "
@@ -287,7 +289,8 @@ TEST_F(HostDifferential, RandomInstructionsDoTheSame) {
     const std::string difference = Difference(code, here, software);
     if (difference.empty()) continue;
     if (++failures[code.name] > 2) continue;
-    ADD_FAILURE() << "step " << step << " at " << Hex(at) << ", " << Describe(code) << "\n" << difference;
+    ADD_FAILURE() << "step " << step << " at " << Hex(at) << ", " << Describe(code) << "\n"
+                  << difference;
   }
   for (const auto& [name, count] : failures) {
     std::cout << name << ": " << count << " of " << tried[name] << " differ" << std::endl;

@@ -13,9 +13,8 @@ namespace {
 constexpr std::uint32_t kBitmapBase = 0x66;  // where a 32- or 64-bit TSS says where its bitmap is
 
 bool ReadPort(Core& core, std::uint16_t port, unsigned bytes, std::uint64_t& value) {
-  BusAccess access{.kind = BusAccess::Kind::kPortIn,
-                   .bytes = static_cast<std::uint8_t>(bytes),
-                   .address = port};
+  BusAccess access{
+      .kind = BusAccess::Kind::kPortIn, .bytes = static_cast<std::uint8_t>(bytes), .address = port};
   if (!core.AskBus(access)) return false;
   value = access.value;
   return true;
@@ -31,14 +30,19 @@ bool WritePort(Core& core, std::uint16_t port, unsigned bytes, std::uint64_t val
 
 bool In(Core& core, const Op& op, std::uint16_t port) {
   std::uint64_t value = 0;
-  if (!CheckPort(core, port, op.operand_bytes) ||
-      !ReadPort(core, port, op.operand_bytes, value)) {
+  if (!CheckPort(core, port, op.operand_bytes) || !ReadPort(core, port, op.operand_bytes, value)) {
     return false;
   }
   switch (op.operand_bytes) {
-    case 1: core.Write(kRax * 8, static_cast<std::uint8_t>(value)); break;
-    case 2: core.Write(kRax * 8, static_cast<std::uint16_t>(value)); break;
-    default: core.Write(kRax * 8, static_cast<std::uint32_t>(value)); break;
+    case 1:
+      core.Write(kRax * 8, static_cast<std::uint8_t>(value));
+      break;
+    case 2:
+      core.Write(kRax * 8, static_cast<std::uint16_t>(value));
+      break;
+    default:
+      core.Write(kRax * 8, static_cast<std::uint32_t>(value));
+      break;
   }
   return true;
 }
@@ -56,11 +60,15 @@ std::uint64_t AddressRegister(const Core& core, const Op& op, Gpr name) {
 
 void SetAddressRegister(Core& core, const Op& op, Gpr name, std::uint64_t value) {
   switch (op.address_bytes) {
-    case 2: core.Write(static_cast<RegisterOffset>(name * 8), static_cast<std::uint16_t>(value));
+    case 2:
+      core.Write(static_cast<RegisterOffset>(name * 8), static_cast<std::uint16_t>(value));
       break;
-    case 4: core.Write(static_cast<RegisterOffset>(name * 8), static_cast<std::uint32_t>(value));
+    case 4:
+      core.Write(static_cast<RegisterOffset>(name * 8), static_cast<std::uint32_t>(value));
       break;
-    default: core.gpr[name] = value; break;
+    default:
+      core.gpr[name] = value;
+      break;
   }
 }
 

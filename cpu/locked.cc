@@ -101,8 +101,8 @@ enum class Source : std::uint8_t { kImmediate, kRegister };
 template <class Operation, class T, Source kSource>
 bool Locked(Core& core, const Op& op) {
   std::uint64_t linear = 0;
-  const T source = kSource == Source::kRegister ? core.Read<T>(op.second)
-                                                : static_cast<T>(op.immediate);
+  const T source =
+      kSource == Source::kRegister ? core.Read<T>(op.second) : static_cast<T>(op.immediate);
   if (!OperandAddress(core, op, sizeof(T), true, linear)) return false;
   return ModifyMemoryLocked<T>(core, linear, [source](T value, LazyFlags& flags) -> T {
     return Operation::template Apply<T>(value, source, flags);
@@ -129,18 +129,30 @@ Selection SelectBy(const Decoded& decoded, Op& op) {
 Selection SelectLocked(const Decoded& decoded, Op& op) {
   if (!op.lock) return {};
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_ADD: return SelectBy<Add>(decoded, op);
-    case ZYDIS_MNEMONIC_OR: return SelectBy<Or>(decoded, op);
-    case ZYDIS_MNEMONIC_ADC: return SelectBy<Adc>(decoded, op);
-    case ZYDIS_MNEMONIC_SBB: return SelectBy<Sbb>(decoded, op);
-    case ZYDIS_MNEMONIC_AND: return SelectBy<And>(decoded, op);
-    case ZYDIS_MNEMONIC_SUB: return SelectBy<Sub>(decoded, op);
-    case ZYDIS_MNEMONIC_XOR: return SelectBy<Xor>(decoded, op);
-    case ZYDIS_MNEMONIC_INC: return SelectBy<Inc>(decoded, op);
-    case ZYDIS_MNEMONIC_DEC: return SelectBy<Dec>(decoded, op);
-    case ZYDIS_MNEMONIC_NEG: return SelectBy<Neg>(decoded, op);
-    case ZYDIS_MNEMONIC_NOT: return SelectBy<Not>(decoded, op);
-    default: return {};
+    case ZYDIS_MNEMONIC_ADD:
+      return SelectBy<Add>(decoded, op);
+    case ZYDIS_MNEMONIC_OR:
+      return SelectBy<Or>(decoded, op);
+    case ZYDIS_MNEMONIC_ADC:
+      return SelectBy<Adc>(decoded, op);
+    case ZYDIS_MNEMONIC_SBB:
+      return SelectBy<Sbb>(decoded, op);
+    case ZYDIS_MNEMONIC_AND:
+      return SelectBy<And>(decoded, op);
+    case ZYDIS_MNEMONIC_SUB:
+      return SelectBy<Sub>(decoded, op);
+    case ZYDIS_MNEMONIC_XOR:
+      return SelectBy<Xor>(decoded, op);
+    case ZYDIS_MNEMONIC_INC:
+      return SelectBy<Inc>(decoded, op);
+    case ZYDIS_MNEMONIC_DEC:
+      return SelectBy<Dec>(decoded, op);
+    case ZYDIS_MNEMONIC_NEG:
+      return SelectBy<Neg>(decoded, op);
+    case ZYDIS_MNEMONIC_NOT:
+      return SelectBy<Not>(decoded, op);
+    default:
+      return {};
   }
 }
 

@@ -34,8 +34,8 @@ enum class While : std::uint8_t { kAlways, kEqual, kNotEqual };
 template <class T, While kWhile>
 bool Loop(Core& core, const Op& op) {
   const T count = static_cast<T>(core.Read<T>(kCounter<T>) - 1);
-  const bool goes_on = count != 0 && (kWhile == While::kAlways ||
-                                      core.flags.zero() == (kWhile == While::kEqual));
+  const bool goes_on =
+      count != 0 && (kWhile == While::kAlways || core.flags.zero() == (kWhile == While::kEqual));
   if (goes_on && !BranchBy(core, op)) return false;
   core.Write<T>(kCounter<T>, count);
   return true;
@@ -65,8 +65,8 @@ bool Bound(Core& core, const Op& op) {
   using Signed = std::make_signed_t<T>;
   std::uint64_t linear = 0;
   T lower, upper;
-  if (!OperandAddress(core, op, 2 * sizeof(T), false, linear) ||
-      !Load<T>(core, linear, lower) || !Load<T>(core, linear + sizeof(T), upper)) {
+  if (!OperandAddress(core, op, 2 * sizeof(T), false, linear) || !Load<T>(core, linear, lower) ||
+      !Load<T>(core, linear + sizeof(T), upper)) {
     return false;
   }
   const auto index = static_cast<Signed>(core.Read<T>(op.first));
@@ -79,18 +79,21 @@ bool Bound(Core& core, const Op& op) {
 template <While kWhile>
 Selection SelectWhile(const Decoded& decoded, Op& op) {
   op.operand_bytes = static_cast<std::uint8_t>(decoded.instruction.operand_width / 8);
-  return {ByWordSize(op.address_bytes,
-                     []<class T>() -> Handler { return &Ending<&Loop<T, kWhile>>; }),
-          true};
+  return {
+      ByWordSize(op.address_bytes, []<class T>() -> Handler { return &Ending<&Loop<T, kWhile>>; }),
+      true};
 }
 
 }  // namespace
 
 Selection SelectLoop(const Decoded& decoded, Op& op) {
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_LOOP: return SelectWhile<While::kAlways>(decoded, op);
-    case ZYDIS_MNEMONIC_LOOPE: return SelectWhile<While::kEqual>(decoded, op);
-    case ZYDIS_MNEMONIC_LOOPNE: return SelectWhile<While::kNotEqual>(decoded, op);
+    case ZYDIS_MNEMONIC_LOOP:
+      return SelectWhile<While::kAlways>(decoded, op);
+    case ZYDIS_MNEMONIC_LOOPE:
+      return SelectWhile<While::kEqual>(decoded, op);
+    case ZYDIS_MNEMONIC_LOOPNE:
+      return SelectWhile<While::kNotEqual>(decoded, op);
     case ZYDIS_MNEMONIC_JCXZ:
     case ZYDIS_MNEMONIC_JECXZ:
     case ZYDIS_MNEMONIC_JRCXZ:
@@ -98,7 +101,8 @@ Selection SelectLoop(const Decoded& decoded, Op& op) {
       return {ByWordSize(op.address_bytes,
                          []<class T>() -> Handler { return &Ending<&BranchIfCounterZero<T>>; }),
               true};
-    default: return {};
+    default:
+      return {};
   }
 }
 
@@ -110,7 +114,8 @@ Selection SelectTable(const Decoded& decoded, Op& op) {
     case ZYDIS_MNEMONIC_BOUND:
       return {op.operand_bytes == 2 ? &Plain<&Bound<std::uint16_t>>
                                     : &Plain<&Bound<std::uint32_t>>};
-    default: return {};
+    default:
+      return {};
   }
 }
 

@@ -66,8 +66,7 @@ bool Nothing(Core&, const Op&) { return true; }
 // Guest memory is coherent: what remains is that the line must be readable.
 bool FlushLine(Core& core, const Op& op) {
   std::uint64_t linear = 0;
-  return OperandAddress(core, op, 1, false, linear) &&
-         ProbeRead(core, linear, 1, By::kProgram);
+  return OperandAddress(core, op, 1, false, linear) && ProbeRead(core, linear, 1, By::kProgram);
 }
 template <class T>
 bool Movnti(Core& core, const Op& op) {
@@ -78,35 +77,48 @@ bool Rdpid(Core& core, const Op& op) {
   return true;
 }
 
-Selection If(bool legal, Handler run) {
-  return legal ? Selection{run} : UndefinedInstruction();
-}
+Selection If(bool legal, Handler run) { return legal ? Selection{run} : UndefinedInstruction(); }
 
 }  // namespace
 
 Selection SelectFlags(const Decoded& decoded, Op&) {
   const bool lahf = decoded.code_size != CodeSize::k64 || decoded.model->Has(Feature::kLahf);
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_CLC: return {&Plain<&Clc>};
-    case ZYDIS_MNEMONIC_STC: return {&Plain<&Stc>};
-    case ZYDIS_MNEMONIC_CMC: return {&Plain<&Cmc>};
-    case ZYDIS_MNEMONIC_CLD: return {&Plain<&Cld>};
-    case ZYDIS_MNEMONIC_STD: return {&Plain<&Std>};
-    case ZYDIS_MNEMONIC_LAHF: return If(lahf, &Plain<&Lahf>);
-    case ZYDIS_MNEMONIC_SAHF: return If(lahf, &Plain<&Sahf>);
-    default: return {};
+    case ZYDIS_MNEMONIC_CLC:
+      return {&Plain<&Clc>};
+    case ZYDIS_MNEMONIC_STC:
+      return {&Plain<&Stc>};
+    case ZYDIS_MNEMONIC_CMC:
+      return {&Plain<&Cmc>};
+    case ZYDIS_MNEMONIC_CLD:
+      return {&Plain<&Cld>};
+    case ZYDIS_MNEMONIC_STD:
+      return {&Plain<&Std>};
+    case ZYDIS_MNEMONIC_LAHF:
+      return If(lahf, &Plain<&Lahf>);
+    case ZYDIS_MNEMONIC_SAHF:
+      return If(lahf, &Plain<&Sahf>);
+    default:
+      return {};
   }
 }
 
 Selection SelectConversion(const Decoded& decoded, Op&) {
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_CBW: return {&Plain<&ExtendAccumulator<std::uint16_t, std::uint8_t>>};
-    case ZYDIS_MNEMONIC_CWDE: return {&Plain<&ExtendAccumulator<std::uint32_t, std::uint16_t>>};
-    case ZYDIS_MNEMONIC_CDQE: return {&Plain<&ExtendAccumulator<std::uint64_t, std::uint32_t>>};
-    case ZYDIS_MNEMONIC_CWD: return {&Plain<&SpreadSign<std::uint16_t>>};
-    case ZYDIS_MNEMONIC_CDQ: return {&Plain<&SpreadSign<std::uint32_t>>};
-    case ZYDIS_MNEMONIC_CQO: return {&Plain<&SpreadSign<std::uint64_t>>};
-    default: return {};
+    case ZYDIS_MNEMONIC_CBW:
+      return {&Plain<&ExtendAccumulator<std::uint16_t, std::uint8_t>>};
+    case ZYDIS_MNEMONIC_CWDE:
+      return {&Plain<&ExtendAccumulator<std::uint32_t, std::uint16_t>>};
+    case ZYDIS_MNEMONIC_CDQE:
+      return {&Plain<&ExtendAccumulator<std::uint64_t, std::uint32_t>>};
+    case ZYDIS_MNEMONIC_CWD:
+      return {&Plain<&SpreadSign<std::uint16_t>>};
+    case ZYDIS_MNEMONIC_CDQ:
+      return {&Plain<&SpreadSign<std::uint32_t>>};
+    case ZYDIS_MNEMONIC_CQO:
+      return {&Plain<&SpreadSign<std::uint64_t>>};
+    default:
+      return {};
   }
 }
 
@@ -114,11 +126,16 @@ Selection SelectHint(const Decoded& decoded, Op& op) {
   const auto has = [&](Feature feature) { return decoded.model->Has(feature); };
   switch (decoded.instruction.mnemonic) {
     case ZYDIS_MNEMONIC_LFENCE:
-    case ZYDIS_MNEMONIC_MFENCE: return If(has(Feature::kSse2), &Plain<&Fence>);
-    case ZYDIS_MNEMONIC_SFENCE: return If(has(Feature::kSse), &Plain<&Fence>);
-    case ZYDIS_MNEMONIC_CLFLUSH: return If(has(Feature::kClflush), &Plain<&FlushLine>);
-    case ZYDIS_MNEMONIC_CLFLUSHOPT: return If(has(Feature::kClflushopt), &Plain<&FlushLine>);
-    case ZYDIS_MNEMONIC_CLWB: return If(has(Feature::kClwb), &Plain<&FlushLine>);
+    case ZYDIS_MNEMONIC_MFENCE:
+      return If(has(Feature::kSse2), &Plain<&Fence>);
+    case ZYDIS_MNEMONIC_SFENCE:
+      return If(has(Feature::kSse), &Plain<&Fence>);
+    case ZYDIS_MNEMONIC_CLFLUSH:
+      return If(has(Feature::kClflush), &Plain<&FlushLine>);
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+      return If(has(Feature::kClflushopt), &Plain<&FlushLine>);
+    case ZYDIS_MNEMONIC_CLWB:
+      return If(has(Feature::kClwb), &Plain<&FlushLine>);
     case ZYDIS_MNEMONIC_MOVNTI:
       if (!has(Feature::kSse2)) return UndefinedInstruction();
       PlaceRegisters(decoded, op);
@@ -141,11 +158,14 @@ Selection SelectHint(const Decoded& decoded, Op& op) {
     case ZYDIS_MNEMONIC_PREFETCHT1:
     case ZYDIS_MNEMONIC_PREFETCHT2:
     case ZYDIS_MNEMONIC_PREFETCHW:
-    case ZYDIS_MNEMONIC_PREFETCHWT1: return {&Plain<&Nothing>};
+    case ZYDIS_MNEMONIC_PREFETCHWT1:
+      return {&Plain<&Nothing>};
     case ZYDIS_MNEMONIC_UD0:
     case ZYDIS_MNEMONIC_UD1:
-    case ZYDIS_MNEMONIC_UD2: return UndefinedInstruction();
-    default: return {};
+    case ZYDIS_MNEMONIC_UD2:
+      return UndefinedInstruction();
+    default:
+      return {};
   }
 }
 

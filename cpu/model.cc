@@ -238,15 +238,20 @@ CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
       const std::string_view vendor = extension_ != nullptr ? extension_->cpuid_vendor() : "";
       return {kMaxBasicLeaf, Characters(vendor, 0), Characters(vendor, 8), Characters(vendor, 4)};
     }
-    case 1: return FeatureLeaf(dynamic);
-    case 2: return amd_rules_ ? CpuidResult{} : CpuidResult{0x00ff'ff01, 0, 0, 0};  // see leaf 4
-    case 4: return CacheLeaf(subleaf);
-    case 7: return StructuredLeaf(subleaf, dynamic);
-    case 0xb: return Has(Feature::kX2apic) ? TopologyLeaf(subleaf) : CpuidResult{};
+    case 1:
+      return FeatureLeaf(dynamic);
+    case 2:
+      return amd_rules_ ? CpuidResult{} : CpuidResult{0x00ff'ff01, 0, 0, 0};  // see leaf 4
+    case 4:
+      return CacheLeaf(subleaf);
+    case 7:
+      return StructuredLeaf(subleaf, dynamic);
+    case 0xb:
+      return Has(Feature::kX2apic) ? TopologyLeaf(subleaf) : CpuidResult{};
     case 0x15:
-      return amd_rules_ ? CpuidResult{}
-                        : CpuidResult{1, 1, static_cast<std::uint32_t>(kTscHz), 0};
-    default: return {};
+      return amd_rules_ ? CpuidResult{} : CpuidResult{1, 1, static_cast<std::uint32_t>(kTscHz), 0};
+    default:
+      return {};
   }
 }
 
@@ -275,11 +280,14 @@ CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf) const {
       return {Characters(kBrand, from), Characters(kBrand, from + 4), Characters(kBrand, from + 8),
               Characters(kBrand, from + 12)};
     }
-    case 0x8000'0006: return {0, 0, 512u << 16 | 6u << 12 | 64, 0};
-    case 0x8000'0007: return {0, 0, 0, 1u << 8};  // the TSC's rate never changes
+    case 0x8000'0006:
+      return {0, 0, 512u << 16 | 6u << 12 | 64, 0};
+    case 0x8000'0007:
+      return {0, 0, 0, 1u << 8};  // the TSC's rate never changes
     case 0x8000'0008:
       return {physical_bits_ | linear_bits() << 8, 0, amd_rules_ ? (cpu_count_ - 1) & 0xff : 0, 0};
-    default: return {};
+    default:
+      return {};
   }
 }
 
@@ -303,8 +311,7 @@ CpuidResult CpuModel::Cpuid(std::uint32_t leaf, std::uint32_t subleaf,
 
 std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
   if (options.physical_bits < 32 || options.physical_bits > 52) {
-    return "physical address width " + std::to_string(options.physical_bits) +
-           ": must be 32 to 52";
+    return "physical address width " + std::to_string(options.physical_bits) + ": must be 32 to 52";
   }
   if (options.cpu_count == 0) return std::string("CPU count 0: must be at least 1");
   CpuModel model;

@@ -149,7 +149,7 @@ struct ModelOptions {
   const VirtExtension* extension = nullptr;
   // "+name,-name": features to have and not to have besides the default ones, named as the flags
   // of /proc/cpuinfo are.
-  std::string_view features;
+  std::string_view features = {};
   std::uint8_t physical_bits = 46;
   std::uint32_t apic_id = 0;
   std::uint32_t cpu_count = 1;

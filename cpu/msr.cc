@@ -1,7 +1,7 @@
 module;
+#include <unistd.h>
 #include <chrono>
 #include <cstdint>
-#include <unistd.h>
 module pagesaw.cpu.msr;
 
 import pagesaw.cpu.control_bits;
@@ -32,24 +32,42 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
     return has ? Result::kDone : Result::kRefused;
   };
   switch (index) {
-    case kMsrTsc: return gated(model.Has(Feature::kTsc), ReadTsc(core));
-    case kMsrMicrocode: return gated(true, 0);
-    case kMsrPlatformId: return gated(!model.amd_rules(), 0);
-    case kMsrSysenterCs: return gated(model.Has(Feature::kSep), core.sysenter_cs);
-    case kMsrSysenterEsp: return gated(model.Has(Feature::kSep), core.sysenter_esp);
-    case kMsrSysenterEip: return gated(model.Has(Feature::kSep), core.sysenter_eip);
-    case kMsrMiscEnable: return gated(!model.amd_rules(), kMiscEnableFixed);
-    case kMsrDebugctl: return gated(true, 0);
-    case kMsrPat: return gated(model.Has(Feature::kPat), core.pat);
-    case kMsrPkrs: return gated(model.Has(Feature::kPks), core.pkrs);
-    case kMsrEfer: return gated(model.Has(Feature::kLm) || model.Has(Feature::kNx), core.efer);
-    case kMsrStar: return gated(model.Has(Feature::kSyscall), core.star);
-    case kMsrLstar: return gated(model.Has(Feature::kLm), core.lstar);
-    case kMsrCstar: return gated(model.Has(Feature::kLm), core.cstar);
-    case kMsrSfmask: return gated(model.Has(Feature::kSyscall), core.sfmask);
-    case kMsrFsBase: return gated(model.Has(Feature::kLm), core.segments[kFs].base);
-    case kMsrGsBase: return gated(model.Has(Feature::kLm), core.segments[kGs].base);
-    case kMsrKernelGsBase: return gated(model.Has(Feature::kLm), core.kernel_gs_base);
+    case kMsrTsc:
+      return gated(model.Has(Feature::kTsc), ReadTsc(core));
+    case kMsrMicrocode:
+      return gated(true, 0);
+    case kMsrPlatformId:
+      return gated(!model.amd_rules(), 0);
+    case kMsrSysenterCs:
+      return gated(model.Has(Feature::kSep), core.sysenter_cs);
+    case kMsrSysenterEsp:
+      return gated(model.Has(Feature::kSep), core.sysenter_esp);
+    case kMsrSysenterEip:
+      return gated(model.Has(Feature::kSep), core.sysenter_eip);
+    case kMsrMiscEnable:
+      return gated(!model.amd_rules(), kMiscEnableFixed);
+    case kMsrDebugctl:
+      return gated(true, 0);
+    case kMsrPat:
+      return gated(model.Has(Feature::kPat), core.pat);
+    case kMsrPkrs:
+      return gated(model.Has(Feature::kPks), core.pkrs);
+    case kMsrEfer:
+      return gated(model.Has(Feature::kLm) || model.Has(Feature::kNx), core.efer);
+    case kMsrStar:
+      return gated(model.Has(Feature::kSyscall), core.star);
+    case kMsrLstar:
+      return gated(model.Has(Feature::kLm), core.lstar);
+    case kMsrCstar:
+      return gated(model.Has(Feature::kLm), core.cstar);
+    case kMsrSfmask:
+      return gated(model.Has(Feature::kSyscall), core.sfmask);
+    case kMsrFsBase:
+      return gated(model.Has(Feature::kLm), core.segments[kFs].base);
+    case kMsrGsBase:
+      return gated(model.Has(Feature::kLm), core.segments[kGs].base);
+    case kMsrKernelGsBase:
+      return gated(model.Has(Feature::kLm), core.kernel_gs_base);
     case kMsrTscAux:
       return gated(model.Has(Feature::kRdtscp) || model.Has(Feature::kRdpid), core.tsc_aux);
     default:
@@ -99,37 +117,50 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
       if (!model.Has(Feature::kTsc)) return Result::kRefused;
       core.tsc_offset = value - ClockNow();
       return Result::kDone;
-    case kMsrMicrocode: return ignore(true);
-    case kMsrSysenterCs: return set(core.sysenter_cs, model.Has(Feature::kSep));
-    case kMsrSysenterEsp: return set(core.sysenter_esp, canonical(Feature::kSep));
-    case kMsrSysenterEip: return set(core.sysenter_eip, canonical(Feature::kSep));
-    case kMsrMiscEnable: return ignore(!model.amd_rules());
-    case kMsrDebugctl: return ignore(value == 0);
-    case kMsrPat: return set(core.pat, model.Has(Feature::kPat) && IsLegalPat(value));
+    case kMsrMicrocode:
+      return ignore(true);
+    case kMsrSysenterCs:
+      return set(core.sysenter_cs, model.Has(Feature::kSep));
+    case kMsrSysenterEsp:
+      return set(core.sysenter_esp, canonical(Feature::kSep));
+    case kMsrSysenterEip:
+      return set(core.sysenter_eip, canonical(Feature::kSep));
+    case kMsrMiscEnable:
+      return ignore(!model.amd_rules());
+    case kMsrDebugctl:
+      return ignore(value == 0);
+    case kMsrPat:
+      return set(core.pat, model.Has(Feature::kPat) && IsLegalPat(value));
     case kMsrPkrs:
       if (!model.Has(Feature::kPks) || value >> 32 != 0) return Result::kRefused;
       core.pkrs = static_cast<std::uint32_t>(value);
       core.UpdatePaging();
       return Result::kDone;
-    case kMsrEfer: return ignore(SetEfer(core, value));
-    case kMsrStar: return set(core.star, model.Has(Feature::kSyscall));
-    case kMsrLstar: return set(core.lstar, canonical(Feature::kLm));
-    case kMsrCstar: return set(core.cstar, canonical(Feature::kLm));
-    case kMsrSfmask: return set(core.sfmask, model.Has(Feature::kSyscall) && value >> 32 == 0);
-    case kMsrFsBase: return set(core.segments[kFs].base, canonical(Feature::kLm));
-    case kMsrGsBase: return set(core.segments[kGs].base, canonical(Feature::kLm));
-    case kMsrKernelGsBase: return set(core.kernel_gs_base, canonical(Feature::kLm));
+    case kMsrEfer:
+      return ignore(SetEfer(core, value));
+    case kMsrStar:
+      return set(core.star, model.Has(Feature::kSyscall));
+    case kMsrLstar:
+      return set(core.lstar, canonical(Feature::kLm));
+    case kMsrCstar:
+      return set(core.cstar, canonical(Feature::kLm));
+    case kMsrSfmask:
+      return set(core.sfmask, model.Has(Feature::kSyscall) && value >> 32 == 0);
+    case kMsrFsBase:
+      return set(core.segments[kFs].base, canonical(Feature::kLm));
+    case kMsrGsBase:
+      return set(core.segments[kGs].base, canonical(Feature::kLm));
+    case kMsrKernelGsBase:
+      return set(core.kernel_gs_base, canonical(Feature::kLm));
     case kMsrTscAux:
-      return set(core.tsc_aux, (model.Has(Feature::kRdtscp) || model.Has(Feature::kRdpid)) &&
-                                   value >> 32 == 0);
+      return set(core.tsc_aux,
+                 (model.Has(Feature::kRdtscp) || model.Has(Feature::kRdpid)) && value >> 32 == 0);
     default:
       return IsAmdPerformanceCounter(core, index) ? ignore(value == 0) : Result::kNotOurs;
   }
 }
 
-std::uint32_t Low(const Core& core, Gpr name) {
-  return static_cast<std::uint32_t>(core.gpr[name]);
-}
+std::uint32_t Low(const Core& core, Gpr name) { return static_cast<std::uint32_t>(core.gpr[name]); }
 
 void SetPair(Core& core, std::uint64_t value) {
   core.gpr[kRax] = static_cast<std::uint32_t>(value);
@@ -144,9 +175,15 @@ bool Random(Core& core, const Op& op, Feature feature) {
   const bool have = getentropy(&value, sizeof(value)) == 0;
   if (!have) value = 0;
   switch (op.operand_bytes) {
-    case 2: core.Write(op.first, static_cast<std::uint16_t>(value)); break;
-    case 4: core.Write(op.first, static_cast<std::uint32_t>(value)); break;
-    default: core.Write(op.first, value); break;
+    case 2:
+      core.Write(op.first, static_cast<std::uint16_t>(value));
+      break;
+    case 4:
+      core.Write(op.first, static_cast<std::uint32_t>(value));
+      break;
+    default:
+      core.Write(op.first, value);
+      break;
   }
   core.flags.SetEager(have ? kFlagCf : 0);
   return true;
@@ -161,8 +198,10 @@ bool Rdmsr(Core& core, const Op&) {
   const std::uint32_t index = Low(core, kRcx);
   std::uint64_t value = 0;
   switch (ReadOwn(core, index, value)) {
-    case Result::kRefused: return core.Raise(kGp, 0);
-    case Result::kDone: break;
+    case Result::kRefused:
+      return core.Raise(kGp, 0);
+    case Result::kDone:
+      break;
     case Result::kNotOurs: {
       BusAccess access{.kind = BusAccess::Kind::kMsrRead, .bytes = 8, .address = index};
       if (!core.AskBus(access)) return false;
@@ -178,9 +217,12 @@ bool Wrmsr(Core& core, const Op&) {
   const std::uint32_t index = Low(core, kRcx);
   const std::uint64_t value = Low(core, kRax) | std::uint64_t{Low(core, kRdx)} << 32;
   switch (WriteOwn(core, index, value)) {
-    case Result::kRefused: return core.Raise(kGp, 0);
-    case Result::kDone: return true;
-    case Result::kNotOurs: break;
+    case Result::kRefused:
+      return core.Raise(kGp, 0);
+    case Result::kDone:
+      return true;
+    case Result::kNotOurs:
+      break;
   }
   BusAccess access{
       .kind = BusAccess::Kind::kMsrWrite, .bytes = 8, .address = index, .value = value};

@@ -186,9 +186,8 @@ Selection SelectMulx(const Decoded& decoded, Op& op) {
   op.immediate = GprOffset(decoded.operands[1].reg.value);
   if (!op.memory) op.second = GprOffset(decoded.operands[2].reg.value);
   if (decoded.code_size == CodeSize::k64) {
-    return {ByWordSizeAndPlace(decoded, op, []<class T, Place kPlace>() -> Handler {
-      return &Plain<&Mulx<T, kPlace>>;
-    })};
+    return {ByWordSizeAndPlace(
+        decoded, op, []<class T, Place kPlace>() -> Handler { return &Plain<&Mulx<T, kPlace>>; })};
   }
   return {ByWordSizeAndPlace(decoded, op, []<class T, Place kPlace>() -> Handler {
     return &Plain<&MulxLegacy<T, kPlace>>;
@@ -201,22 +200,23 @@ Selection SelectMultiply(const Decoded& decoded, Op& op) {
   switch (decoded.instruction.mnemonic) {
     case ZYDIS_MNEMONIC_MUL:
       PlaceRegisters(decoded, op);
-      return {BySizeAndPlace(decoded, op, []<class T, Place kPlace>() -> Handler {
-        return &Plain<&Mul<T, kPlace>>;
-      })};
-    case ZYDIS_MNEMONIC_IMUL: return SelectImul(decoded, op);
+      return {BySizeAndPlace(
+          decoded, op, []<class T, Place kPlace>() -> Handler { return &Plain<&Mul<T, kPlace>>; })};
+    case ZYDIS_MNEMONIC_IMUL:
+      return SelectImul(decoded, op);
     case ZYDIS_MNEMONIC_DIV:
       PlaceRegisters(decoded, op);
-      return {BySizeAndPlace(decoded, op, []<class T, Place kPlace>() -> Handler {
-        return &Plain<&Div<T, kPlace>>;
-      })};
+      return {BySizeAndPlace(
+          decoded, op, []<class T, Place kPlace>() -> Handler { return &Plain<&Div<T, kPlace>>; })};
     case ZYDIS_MNEMONIC_IDIV:
       PlaceRegisters(decoded, op);
       return {BySizeAndPlace(decoded, op, []<class T, Place kPlace>() -> Handler {
         return &Plain<&Idiv<T, kPlace>>;
       })};
-    case ZYDIS_MNEMONIC_MULX: return SelectMulx(decoded, op);
-    default: return {};
+    case ZYDIS_MNEMONIC_MULX:
+      return SelectMulx(decoded, op);
+    default:
+      return {};
   }
 }
 

@@ -1,9 +1,9 @@
 #include "cpu/native_runner.h"
 
+#include <sys/ucontext.h>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
-#include <sys/ucontext.h>
 
 // Shared with the assembly below.
 extern "C" {
@@ -100,9 +100,8 @@ namespace pagesaw::cpu {
 namespace {
 
 // gregs[] in the order of register numbers.
-constexpr int kGregs[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
-                            REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
-                            REG_R12, REG_R13, REG_R14, REG_R15};
+constexpr int kGregs[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                            REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
 volatile bool running = false;
 NativeEnd end;

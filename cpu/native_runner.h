@@ -15,7 +15,7 @@ struct NativeEnd {
   unsigned vector = 0;
   std::uint64_t error_code = 0;
   std::uint64_t cr2 = 0;
-  std::uint64_t rip = 0;        // with a fault
+  std::uint64_t rip = 0;  // with a fault
 };
 
 struct NativeState {

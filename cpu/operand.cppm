@@ -72,7 +72,8 @@ inline bool ReadOperand(Core& core, const Op& op, RegisterOffset reg, T& value) 
   } else {
     std::uint64_t linear = 0;
     const std::byte* host = nullptr;
-    if (!LocateForRead<T, kPlace>(core, op, linear, host)) [[unlikely]] return false;
+    if (!LocateForRead<T, kPlace>(core, op, linear, host)) [[unlikely]]
+      return false;
     if (host != nullptr) [[likely]] {
       value = LoadHost<T>(host);
       return true;
@@ -96,7 +97,8 @@ inline bool WriteOperand(Core& core, const Op& op, RegisterOffset reg, T value) 
 template <class T, class Change>
 inline bool ModifyMemory(Core& core, std::uint64_t linear, Change change) {
   std::byte* host = nullptr;
-  if (!HostOfModified<T>(core, linear, host)) [[unlikely]] return false;
+  if (!HostOfModified<T>(core, linear, host)) [[unlikely]]
+    return false;
   if (host != nullptr) [[likely]] {
     StoreHost<T>(host, change(LoadHost<T>(host), core.flags));
     return true;
@@ -115,7 +117,8 @@ inline bool ModifyMemory(Core& core, std::uint64_t linear, Change change) {
 template <class T, class Change>
 inline bool ModifyMemoryLocked(Core& core, std::uint64_t linear, Change change) {
   std::byte* host = nullptr;
-  if (!HostOfModified<T>(core, linear, host)) [[unlikely]] return false;
+  if (!HostOfModified<T>(core, linear, host)) [[unlikely]]
+    return false;
   if (host == nullptr) return ModifyMemory<T>(core, linear, change);
   T* const target = reinterpret_cast<T*>(host);
   T old = LoadHost<T>(host);
@@ -145,11 +148,16 @@ inline bool ModifyOperand(Core& core, const Op& op, RegisterOffset reg, Change c
 template <class Choose>
 inline Handler BySize(unsigned bytes, Choose choose) {
   switch (bytes) {
-    case 1: return choose.template operator()<std::uint8_t>();
-    case 2: return choose.template operator()<std::uint16_t>();
-    case 4: return choose.template operator()<std::uint32_t>();
-    case 8: return choose.template operator()<std::uint64_t>();
-    default: return nullptr;
+    case 1:
+      return choose.template operator()<std::uint8_t>();
+    case 2:
+      return choose.template operator()<std::uint16_t>();
+    case 4:
+      return choose.template operator()<std::uint32_t>();
+    case 8:
+      return choose.template operator()<std::uint64_t>();
+    default:
+      return nullptr;
   }
 }
 // The same for instructions that have no byte form.

@@ -14,18 +14,18 @@ namespace {
 constexpr std::uint64_t kCf = 1, kPf = 4, kAf = 16, kZf = 64, kSf = 128, kDf = 1024, kOf = 2048;
 
 enum Trait : unsigned {
-  kByte = 1,          // a byte form
-  kLockable = 2,      // if it has a memory operand
-  kMemory = 4,        // takes a memory operand only
-  kRegister = 8,      // takes a register only
-  kWord66 = 16,       // 66 does not select 16 bits: not used
+  kByte = 1,      // a byte form
+  kLockable = 2,  // if it has a memory operand
+  kMemory = 4,    // takes a memory operand only
+  kRegister = 8,  // takes a register only
+  kWord66 = 16,   // 66 does not select 16 bits: not used
   kVex = 32,
-  kPlusReg = 64,      // the opcode's low bits are a register
-  kRepeats = 128,     // may have REP or REPNE
-  kBranch = 256,      // the immediate is relative to the next instruction
-  kIndirect = 512,    // the operand is an address of code
+  kPlusReg = 64,    // the opcode's low bits are a register
+  kRepeats = 128,   // may have REP or REPNE
+  kBranch = 256,    // the immediate is relative to the next instruction
+  kIndirect = 512,  // the operand is an address of code
   kReturn = 1024,
-  kFarBits = 2048,    // a bit offset in a register
+  kFarBits = 2048,  // a bit offset in a register
   kStack = 4096,
 };
 
@@ -43,16 +43,14 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
-#define PAGESAW_ARITHMETIC(NAME, BASE, DIGIT, LOCK, OPEN)                   \
-  {NAME, 0, 0, (BASE), 8, 0, kByte | (LOCK), OPEN},                         \
-  {NAME, 0, 0, (BASE) + 1, 8, 0, (LOCK), OPEN},                             \
-  {NAME, 0, 0, (BASE) + 2, 8, 0, kByte, OPEN},                              \
-  {NAME, 0, 0, (BASE) + 3, 8, 0, 0, OPEN},                                  \
-  {NAME, 0, 0, (BASE) + 4, -1, 1, kByte, OPEN},                             \
-  {NAME, 0, 0, (BASE) + 5, -1, 'z', 0, OPEN},                               \
-  {NAME, 0, 0, 0x80, DIGIT, 1, kByte | (LOCK), OPEN},                       \
-  {NAME, 0, 0, 0x81, DIGIT, 'z', (LOCK), OPEN},                             \
-  {NAME, 0, 0, 0x83, DIGIT, 1, (LOCK), OPEN}
+#define PAGESAW_ARITHMETIC(NAME, BASE, DIGIT, LOCK, OPEN)                                         \
+  {NAME, 0, 0, (BASE), 8, 0, kByte | (LOCK), OPEN}, {NAME, 0, 0, (BASE) + 1, 8, 0, (LOCK), OPEN}, \
+      {NAME, 0, 0, (BASE) + 2, 8, 0, kByte, OPEN}, {NAME, 0, 0, (BASE) + 3, 8, 0, 0, OPEN},       \
+      {NAME, 0, 0, (BASE) + 4, -1, 1, kByte, OPEN}, {NAME, 0, 0, (BASE) + 5, -1, 'z', 0, OPEN},   \
+      {NAME, 0, 0, 0x80, DIGIT, 1, kByte | (LOCK), OPEN},                                         \
+      {NAME, 0, 0, 0x81, DIGIT, 'z', (LOCK), OPEN}, {                                             \
+    NAME, 0, 0, 0x83, DIGIT, 1, (LOCK), OPEN                                                      \
+  }
     PAGESAW_ARITHMETIC("add", 0x00, 0, kLockable, Undefined::kNothing),
     PAGESAW_ARITHMETIC("or", 0x08, 1, kLockable, Undefined::kLogic),
     PAGESAW_ARITHMETIC("adc", 0x10, 2, kLockable, Undefined::kNothing),
@@ -62,13 +60,12 @@ constexpr Row kRows[] = {
     PAGESAW_ARITHMETIC("xor", 0x30, 6, kLockable, Undefined::kLogic),
     PAGESAW_ARITHMETIC("cmp", 0x38, 7, 0, Undefined::kNothing),
 #undef PAGESAW_ARITHMETIC
-#define PAGESAW_SHIFT(NAME, DIGIT, OPEN)                  \
-  {NAME, 0, 0, 0xc0, DIGIT, 1, kByte, OPEN},              \
-  {NAME, 0, 0, 0xc1, DIGIT, 1, 0, OPEN},                  \
-  {NAME, 0, 0, 0xd0, DIGIT, 0, kByte, OPEN},              \
-  {NAME, 0, 0, 0xd1, DIGIT, 0, 0, OPEN},                  \
-  {NAME, 0, 0, 0xd2, DIGIT, 0, kByte, OPEN},              \
-  {NAME, 0, 0, 0xd3, DIGIT, 0, 0, OPEN}
+#define PAGESAW_SHIFT(NAME, DIGIT, OPEN)                                                \
+  {NAME, 0, 0, 0xc0, DIGIT, 1, kByte, OPEN}, {NAME, 0, 0, 0xc1, DIGIT, 1, 0, OPEN},     \
+      {NAME, 0, 0, 0xd0, DIGIT, 0, kByte, OPEN}, {NAME, 0, 0, 0xd1, DIGIT, 0, 0, OPEN}, \
+      {NAME, 0, 0, 0xd2, DIGIT, 0, kByte, OPEN}, {                                      \
+    NAME, 0, 0, 0xd3, DIGIT, 0, 0, OPEN                                                 \
+  }
     PAGESAW_SHIFT("rol", 0, Undefined::kRotate),
     PAGESAW_SHIFT("ror", 1, Undefined::kRotate),
     PAGESAW_SHIFT("rcl", 2, Undefined::kRotate),
@@ -255,31 +252,63 @@ class Builder {
   std::int64_t displacement_ = 0;
   bool address_32_ = false;
   bool wide_ = false;  // REX.W
-  int changed_ = -1;  // by the instruction before the last
+  int changed_ = -1;   // by the instruction before the last
 };
 
 std::uint64_t Builder::Value() {
-  static constexpr std::uint64_t kEdges[] = {
-      0, 1, 2, 7, 8, 15, 16, 31, 32, 33, 63, 64, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff,
-      0x7fff'ffff, 0x8000'0000, 0xffff'ffff, 0x1'0000'0000, 0x7fff'ffff'ffff'ffff,
-      0x8000'0000'0000'0000, ~std::uint64_t{0}, 0xff'ffff'ffff'ff80};
+  static constexpr std::uint64_t kEdges[] = {0,
+                                             1,
+                                             2,
+                                             7,
+                                             8,
+                                             15,
+                                             16,
+                                             31,
+                                             32,
+                                             33,
+                                             63,
+                                             64,
+                                             0x7f,
+                                             0x80,
+                                             0xff,
+                                             0x7fff,
+                                             0x8000,
+                                             0xffff,
+                                             0x7fff'ffff,
+                                             0x8000'0000,
+                                             0xffff'ffff,
+                                             0x1'0000'0000,
+                                             0x7fff'ffff'ffff'ffff,
+                                             0x8000'0000'0000'0000,
+                                             ~std::uint64_t{0},
+                                             0xff'ffff'ffff'ff80};
   switch (Below(6)) {
-    case 0: return kEdges[Below(std::size(kEdges))];
-    case 1: return Below(256);
-    case 2: return random_() >> Below(64);
-    case 3: return static_cast<std::uint64_t>(static_cast<std::int64_t>(random_()) >> Below(64));
-    default: return random_();
+    case 0:
+      return kEdges[Below(std::size(kEdges))];
+    case 1:
+      return Below(256);
+    case 2:
+      return random_() >> Below(64);
+    case 3:
+      return static_cast<std::uint64_t>(static_cast<std::int64_t>(random_()) >> Below(64));
+    default:
+      return random_();
   }
 }
 
 // Mostly in the two pages, often over their common edge, sometimes over the outer ones.
 std::uint64_t Builder::DataAddress() {
   switch (Below(16)) {
-    case 0: return area_.data + 0x1000 - Below(24);
-    case 1: return area_.data + 0x2000 - Below(24);
-    case 2: return area_.data - Below(24);
-    case 3: return area_.data + 0x2000 + Below(0x3000);
-    default: return (area_.data + 0x200 + Below(0x1c00)) & ~(OneIn(2) ? std::uint64_t{0} : 15);
+    case 0:
+      return area_.data + 0x1000 - Below(24);
+    case 1:
+      return area_.data + 0x2000 - Below(24);
+    case 2:
+      return area_.data - Below(24);
+    case 3:
+      return area_.data + 0x2000 + Below(0x3000);
+    default:
+      return (area_.data + 0x200 + Below(0x1c00)) & ~(OneIn(2) ? std::uint64_t{0} : 15);
   }
 }
 
@@ -306,7 +335,7 @@ void Builder::Emit(std::uint64_t value, unsigned bytes) {
 // of logic, which the flags under test must not depend on.
 void Builder::EmitFlagMaker() {
   static constexpr std::uint8_t kOpcodes[] = {0x00, 0x10, 0x18, 0x28, 0x38};  // ADD ADC SBB SUB CMP
-  const unsigned size = static_cast<unsigned>(Below(4));  // 8, 16, 32, 64 bits
+  const unsigned size = static_cast<unsigned>(Below(4));                      // 8, 16, 32, 64 bits
   if (size == 1) Emit(0x66, 1);
   // Registers 8 to 15 only: the others mean something to the instruction under test.
   Emit(0x45 | (size == 3 ? 8 : 0), 1);
@@ -383,7 +412,7 @@ void Builder::EmitModRm(const Row&, bool memory, unsigned reg, unsigned& rex) {
     // index == base: solved by trying; the check of confinement sorts out the rest.
     std::uint64_t& base = code_.gpr[static_cast<unsigned>(base_)];
     const std::uint64_t rest = wanted_ - static_cast<std::uint64_t>(displacement_);
-    base = index_ < 0       ? rest
+    base = index_ < 0        ? rest
            : index_ == base_ ? rest / (1 + (std::uint64_t{1} << scale_))
                              : rest - (code_.gpr[static_cast<unsigned>(index_)] << scale_);
     if (address_32_ && OneIn(2)) base |= std::uint64_t{0xdead'beef} << 32;
@@ -414,8 +443,8 @@ void Builder::EmitLast(const Row& row) {
   code_.last = code_.bytes.size();
   address_32_ = OneIn(8);
   const bool has_modrm = row.digit >= 0;
-  const bool memory = has_modrm && ((row.traits & kMemory) != 0 ||
-                                    ((row.traits & kRegister) == 0 && OneIn(2)));
+  const bool memory =
+      has_modrm && ((row.traits & kMemory) != 0 || ((row.traits & kRegister) == 0 && OneIn(2)));
   const bool locked = (row.traits & kLockable) != 0 && (memory ? OneIn(2) : OneIn(64));
   const bool vex = (row.traits & kVex) != 0;
   bool word = !vex && (row.traits & kWord66) == 0 && OneIn(4);
@@ -447,8 +476,7 @@ void Builder::EmitLast(const Row& row) {
   const bool condition = std::string(row.name).ends_with("cc");
   if (condition) opcode += static_cast<unsigned>(Below(16));
   Emit(opcode, 1);
-  const unsigned operand_bytes =
-      (row.traits & kByte) != 0 ? 1 : (rex & 8) != 0 ? 8 : word ? 2 : 4;
+  const unsigned operand_bytes = (row.traits & kByte) != 0 ? 1 : (rex & 8) != 0 ? 8 : word ? 2 : 4;
   if (has_modrm) {
     EmitModRm(row, memory, reg, rex);
     const std::size_t at = code_.bytes.size();
@@ -582,7 +610,8 @@ void Builder::NoteUndefined(const Row& row, const ZydisDecodedInstruction& instr
   };
   std::uint64_t& flags = code_.undefined_flags;
   switch (row.undefined) {
-    case Undefined::kNothing: break;
+    case Undefined::kNothing:
+      break;
     case Undefined::kShift: {
       const unsigned count = count_of(1);
       if (count != 0) flags |= kAf;
@@ -603,15 +632,31 @@ void Builder::NoteUndefined(const Row& row, const ZydisDecodedInstruction& instr
       }
       break;
     }
-    case Undefined::kMultiply: flags |= kSf | kZf | kAf | kPf; break;
-    case Undefined::kDivide: flags |= kCf | kPf | kAf | kZf | kSf | kOf; break;
-    case Undefined::kBitTest: flags |= kPf | kAf | kSf | kOf; break;
-    case Undefined::kScan: flags |= kCf | kPf | kAf | kSf | kOf; break;
-    case Undefined::kCount: flags |= kPf | kAf | kSf | kOf; break;
-    case Undefined::kLogic: flags |= kAf; break;
+    case Undefined::kMultiply:
+      flags |= kSf | kZf | kAf | kPf;
+      break;
+    case Undefined::kDivide:
+      flags |= kCf | kPf | kAf | kZf | kSf | kOf;
+      break;
+    case Undefined::kBitTest:
+      flags |= kPf | kAf | kSf | kOf;
+      break;
+    case Undefined::kScan:
+      flags |= kCf | kPf | kAf | kSf | kOf;
+      break;
+    case Undefined::kCount:
+      flags |= kPf | kAf | kSf | kOf;
+      break;
+    case Undefined::kLogic:
+      flags |= kAf;
+      break;
     case Undefined::kAndn:
-    case Undefined::kBls: flags |= kAf | kPf; break;
-    case Undefined::kBextr: flags |= kAf | kPf | kSf; break;
+    case Undefined::kBls:
+      flags |= kAf | kPf;
+      break;
+    case Undefined::kBextr:
+      flags |= kAf | kPf | kSf;
+      break;
   }
   if (instruction.mnemonic == ZYDIS_MNEMONIC_BSWAP && bits == 16) code_.undefined_result = true;
   code_.undefined_if_zero = row.undefined == Undefined::kScan;
@@ -633,8 +678,7 @@ bool Builder::Build(RandomCode& code) {
 
 }  // namespace
 
-RandomCode MakeRandomCode(Random& random, const CodeArea& area,
-                          std::vector<std::uint8_t>& memory) {
+RandomCode MakeRandomCode(Random& random, const CodeArea& area, std::vector<std::uint8_t>& memory) {
   Builder builder(random, area, memory);
   RandomCode code;
   while (!builder.Build(code)) {

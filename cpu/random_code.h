@@ -14,20 +14,31 @@ using Random = std::mt19937_64;
 
 // What the manuals leave open.
 enum class Undefined : std::uint8_t {
-  kNothing, kShift, kRotate, kDoubleShift, kMultiply, kDivide, kBitTest, kScan, kCount, kLogic,
-  kAndn, kBextr, kBls,
+  kNothing,
+  kShift,
+  kRotate,
+  kDoubleShift,
+  kMultiply,
+  kDivide,
+  kBitTest,
+  kScan,
+  kCount,
+  kLogic,
+  kAndn,
+  kBextr,
+  kBls,
 };
 
 struct RandomCode {
   std::string name;
-  std::vector<std::uint8_t> bytes;    // the instructions, the one under test last
-  std::size_t last = 0;               // where that one starts
+  std::vector<std::uint8_t> bytes;  // the instructions, the one under test last
+  std::size_t last = 0;             // where that one starts
   std::array<std::uint64_t, 16> gpr = {};
   std::uint64_t rflags = 2;
   std::uint64_t undefined_flags = 0;
-  bool undefined_result = false;      // the same for registers and memory
-  bool undefined_if_zero = false;     // the same for registers if ZF comes out set
-  bool optional = false;              // not every processor has the instruction
+  bool undefined_result = false;   // the same for registers and memory
+  bool undefined_if_zero = false;  // the same for registers if ZF comes out set
+  bool optional = false;           // not every processor has the instruction
 };
 
 // Where things are, below 2 GiB.

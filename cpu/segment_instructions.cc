@@ -134,8 +134,8 @@ bool Tell(Core& core, const Op& op, std::uint32_t types, Value value) {
   Descriptor descriptor;
   const Lookup found = Examine(core, selector, descriptor);
   if (found == Lookup::kStopped) return false;
-  const bool valid = found == Lookup::kFound &&
-                     (!descriptor.is_system() || (types >> descriptor.type() & 1) != 0);
+  const bool valid =
+      found == Lookup::kFound && (!descriptor.is_system() || (types >> descriptor.type() & 1) != 0);
   SetZero(core, valid);
   if (!valid) return true;
   const std::uint32_t told = value(descriptor);
@@ -190,25 +190,34 @@ bool MovFromSegment(Core& core, const Op& op) {
 bool PushSegment(Core& core, const Op& op) {
   const std::uint16_t selector = core.segments[op.first].selector;
   switch (op.operand_bytes) {
-    case 2: return Push<std::uint16_t>(core, selector);
-    case 4: return Push<std::uint32_t>(core, selector);
-    default: return Push<std::uint64_t>(core, selector);
+    case 2:
+      return Push<std::uint16_t>(core, selector);
+    case 4:
+      return Push<std::uint32_t>(core, selector);
+    default:
+      return Push<std::uint64_t>(core, selector);
   }
 }
 
 bool PopSegment(Core& core, const Op& op) {
   switch (op.operand_bytes) {
-    case 2: return PopSelector<std::uint16_t>(core, op);
-    case 4: return PopSelector<std::uint32_t>(core, op);
-    default: return PopSelector<std::uint64_t>(core, op);
+    case 2:
+      return PopSelector<std::uint16_t>(core, op);
+    case 4:
+      return PopSelector<std::uint32_t>(core, op);
+    default:
+      return PopSelector<std::uint64_t>(core, op);
   }
 }
 
 bool LoadFarPointer(Core& core, const Op& op) {
   switch (op.operand_bytes) {
-    case 2: return LoadPointer<std::uint16_t>(core, op);
-    case 4: return LoadPointer<std::uint32_t>(core, op);
-    default: return LoadPointer<std::uint64_t>(core, op);
+    case 2:
+      return LoadPointer<std::uint16_t>(core, op);
+    case 4:
+      return LoadPointer<std::uint32_t>(core, op);
+    default:
+      return LoadPointer<std::uint64_t>(core, op);
   }
 }
 
@@ -237,8 +246,8 @@ bool Lldt(Core& core, const Op& op) {
   if ((selector & kTi) != 0) return core.Raise(kGp, SelectorError(selector));
   if (!FetchWide(core, selector, kGp, descriptor)) return false;
   const std::uint64_t base = descriptor.ToSegment(selector).base | descriptor.high << 32;
-  if (!descriptor.is_system() || descriptor.type() != kLdt ||
-      (descriptor.high >> 40 & 0x1f) != 0 || (core.long_mode() && !IsCanonicalBase(core, base))) {
+  if (!descriptor.is_system() || descriptor.type() != kLdt || (descriptor.high >> 40 & 0x1f) != 0 ||
+      (core.long_mode() && !IsCanonicalBase(core, base))) {
     return core.Raise(kGp, SelectorError(selector));
   }
   if (!descriptor.present()) return core.Raise(kNp, SelectorError(selector));
@@ -257,8 +266,8 @@ bool Ltr(Core& core, const Op& op) {
   if ((selector & kTi) != 0) return core.Raise(kGp, SelectorError(selector));
   if (!FetchWide(core, selector, kGp, descriptor)) return false;
   const std::uint64_t base = descriptor.ToSegment(selector).base | descriptor.high << 32;
-  const bool available = descriptor.type() == kTss32 ||
-                         (descriptor.type() == kTss16 && !core.long_mode());
+  const bool available =
+      descriptor.type() == kTss32 || (descriptor.type() == kTss16 && !core.long_mode());
   if (!descriptor.is_system() || !available || (descriptor.high >> 40 & 0x1f) != 0 ||
       (core.long_mode() && !IsCanonicalBase(core, base))) {
     return core.Raise(kGp, SelectorError(selector));

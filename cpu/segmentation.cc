@@ -8,7 +8,6 @@ import pagesaw.cpu.memory;
 namespace pagesaw::cpu {
 namespace {
 
-
 // Where the descriptor of `selector` stands, if `bytes` from there lie in its table.
 bool Locate(const Core& core, std::uint16_t selector, unsigned bytes, std::uint64_t& linear) {
   std::uint64_t base = core.gdtr.base;

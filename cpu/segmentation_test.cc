@@ -48,23 +48,21 @@ TEST_P(SegmentLoad, ChecksTheDescriptor) {
 
 INSTANTIATE_TEST_SUITE_P(
     Selectors, SegmentLoad,
-    testing::Values(LoadCase{"Data", 0, kDs, T::kData, -1, 0},
-                    LoadCase{"UserDataInKernel", 0, kEs, T::kUserData, -1, 0},
-                    LoadCase{"ReadableCode", 0, kEs, T::kCode32, -1, 0},
-                    LoadCase{"Null", 3, kFs, 0, -1, 0},
-                    LoadCase{"KernelDataInUser", 3, kDs, T::kData, kGp, T::kData},
-                    LoadCase{"ConformingInUser", 3, kDs, T::kConforming | 3, -1, 0},
-                    LoadCase{"Absent", 0, kDs, T::kAbsentData, kNp, T::kAbsentData},
-                    LoadCase{"System", 0, kDs, T::kTssSelector, kGp, T::kTssSelector},
-                    LoadCase{"Outside", 0, kDs, 0x103, kGp, 0x100},
-                    LoadCase{"NoLdt", 0, kDs, 0x14, kGp, 0x14},
-                    LoadCase{"Stack", 0, kSs, T::kData, -1, 0},
-                    LoadCase{"NullStackInKernel", 0, kSs, 0, -1, 0},
-                    LoadCase{"NullStackInUser", 3, kSs, 3, kGp, 0},
-                    LoadCase{"ReadOnlyStack", 0, kSs, T::kReadOnly, kGp, T::kReadOnly},
-                    LoadCase{"StackOfOtherLevel", 0, kSs, T::kUserData, kGp, T::kUserData & ~3u},
-                    LoadCase{"AbsentStack", 0, kSs, T::kAbsentData, kSsVector, T::kAbsentData},
-                    LoadCase{"CodeRegister", 0, kCs, T::kCode64, kUd, 0}),
+    testing::Values(
+        LoadCase{"Data", 0, kDs, T::kData, -1, 0},
+        LoadCase{"UserDataInKernel", 0, kEs, T::kUserData, -1, 0},
+        LoadCase{"ReadableCode", 0, kEs, T::kCode32, -1, 0}, LoadCase{"Null", 3, kFs, 0, -1, 0},
+        LoadCase{"KernelDataInUser", 3, kDs, T::kData, kGp, T::kData},
+        LoadCase{"ConformingInUser", 3, kDs, T::kConforming | 3, -1, 0},
+        LoadCase{"Absent", 0, kDs, T::kAbsentData, kNp, T::kAbsentData},
+        LoadCase{"System", 0, kDs, T::kTssSelector, kGp, T::kTssSelector},
+        LoadCase{"Outside", 0, kDs, 0x103, kGp, 0x100}, LoadCase{"NoLdt", 0, kDs, 0x14, kGp, 0x14},
+        LoadCase{"Stack", 0, kSs, T::kData, -1, 0}, LoadCase{"NullStackInKernel", 0, kSs, 0, -1, 0},
+        LoadCase{"NullStackInUser", 3, kSs, 3, kGp, 0},
+        LoadCase{"ReadOnlyStack", 0, kSs, T::kReadOnly, kGp, T::kReadOnly},
+        LoadCase{"StackOfOtherLevel", 0, kSs, T::kUserData, kGp, T::kUserData & ~3u},
+        LoadCase{"AbsentStack", 0, kSs, T::kAbsentData, kSsVector, T::kAbsentData},
+        LoadCase{"CodeRegister", 0, kCs, T::kCode64, kUd, 0}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(SegmentLoadEffect, SetsTheAccessedBitInMemory) {

@@ -61,7 +61,8 @@ struct Shr {
 struct Sar {
   template <class T>
   static T Apply(T value, unsigned count, LazyFlags& flags) {
-    const std::int64_t last = std::int64_t{static_cast<std::make_signed_t<T>>(value)} >> (count - 1);
+    const std::int64_t last =
+        std::int64_t{static_cast<std::make_signed_t<T>>(value)} >> (count - 1);
     const T result = static_cast<T>(last >> 1);
     flags.SetEager(ShiftFlags(result, (last & 1) != 0, false));
     return result;
@@ -72,8 +73,7 @@ struct Rol {
   template <class T>
   static T Apply(T value, unsigned count, LazyFlags& flags) {
     const unsigned turn = count % kBits<T>;
-    const T result =
-        turn == 0 ? value : static_cast<T>(value << turn | value >> (kBits<T> - turn));
+    const T result = turn == 0 ? value : static_cast<T>(value << turn | value >> (kBits<T> - turn));
     const bool carry = (result & 1) != 0;
     SetRotateFlags(flags, carry, TopBit(result) != carry);
     return result;
@@ -84,8 +84,7 @@ struct Ror {
   template <class T>
   static T Apply(T value, unsigned count, LazyFlags& flags) {
     const unsigned turn = count % kBits<T>;
-    const T result =
-        turn == 0 ? value : static_cast<T>(value >> turn | value << (kBits<T> - turn));
+    const T result = turn == 0 ? value : static_cast<T>(value >> turn | value << (kBits<T> - turn));
     SetRotateFlags(flags, TopBit(result), TopBit(static_cast<T>(result ^ result << 1)));
     return result;
   }
@@ -143,8 +142,8 @@ bool Shift(Core& core, const Op& op) {
   });
 }
 
-// What a double shift takes its result from: `value` and `filler` behind one another. Counts above 16
-// of the 16-bit forms are undefined: another copy of the filler follows, and CF is clear.
+// What a double shift takes its result from: `value` and `filler` behind one another. Counts above
+// 16 of the 16-bit forms are undefined: another copy of the filler follows, and CF is clear.
 template <class T>
 T DoubleLeft(T value, T filler, unsigned count, LazyFlags& flags) {
   bool carry = false, overflow = false;
@@ -153,7 +152,7 @@ T DoubleLeft(T value, T filler, unsigned count, LazyFlags& flags) {
     const std::uint64_t train = std::uint64_t{value} << 32 | std::uint64_t{filler} << 16 | filler;
     result = static_cast<T>(train << count >> 32);
     carry = count <= 16 && (value >> (16 - count) & 1) != 0;
-    overflow = count < 16 && TopBit(result) != carry;
+    overflow = count < 16 ? TopBit(result) != carry : carry;
   } else {
     result = static_cast<T>(value << count | filler >> (kBits<T> - count));
     carry = (value >> (kBits<T> - count) & 1) != 0;
@@ -225,16 +224,26 @@ Selection SelectDouble(const Decoded& decoded, Op& op) {
 
 Selection SelectShift(const Decoded& decoded, Op& op) {
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_SHL: return SelectBy<Shl>(decoded, op);
-    case ZYDIS_MNEMONIC_SHR: return SelectBy<Shr>(decoded, op);
-    case ZYDIS_MNEMONIC_SAR: return SelectBy<Sar>(decoded, op);
-    case ZYDIS_MNEMONIC_ROL: return SelectBy<Rol>(decoded, op);
-    case ZYDIS_MNEMONIC_ROR: return SelectBy<Ror>(decoded, op);
-    case ZYDIS_MNEMONIC_RCL: return SelectBy<Rcl>(decoded, op);
-    case ZYDIS_MNEMONIC_RCR: return SelectBy<Rcr>(decoded, op);
-    case ZYDIS_MNEMONIC_SHLD: return SelectDouble<true>(decoded, op);
-    case ZYDIS_MNEMONIC_SHRD: return SelectDouble<false>(decoded, op);
-    default: return {};
+    case ZYDIS_MNEMONIC_SHL:
+      return SelectBy<Shl>(decoded, op);
+    case ZYDIS_MNEMONIC_SHR:
+      return SelectBy<Shr>(decoded, op);
+    case ZYDIS_MNEMONIC_SAR:
+      return SelectBy<Sar>(decoded, op);
+    case ZYDIS_MNEMONIC_ROL:
+      return SelectBy<Rol>(decoded, op);
+    case ZYDIS_MNEMONIC_ROR:
+      return SelectBy<Ror>(decoded, op);
+    case ZYDIS_MNEMONIC_RCL:
+      return SelectBy<Rcl>(decoded, op);
+    case ZYDIS_MNEMONIC_RCR:
+      return SelectBy<Rcr>(decoded, op);
+    case ZYDIS_MNEMONIC_SHLD:
+      return SelectDouble<true>(decoded, op);
+    case ZYDIS_MNEMONIC_SHRD:
+      return SelectDouble<false>(decoded, op);
+    default:
+      return {};
   }
 }
 

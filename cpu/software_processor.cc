@@ -124,6 +124,7 @@ bool SoftwareProcessor::DeliverPending() {
 bool SoftwareProcessor::RunBlock() {
   Core& core = *core_;
   const bool trap = (core.rflags & kFlagTf) != 0;
+  core.trap_cancelled = false;
   const bool shadow = core.interrupt_shadow;
   const bool single = trap || shadow || !core.replay.empty();
   core.stop = Stop::kNone;
@@ -142,7 +143,7 @@ bool SoftwareProcessor::RunBlock() {
     case Stop::kNone:
       if (shadow) core.interrupt_shadow = false;
       if (single) core.replay.Clear();
-      if (trap) {
+      if (trap && !core.trap_cancelled) {
         pending_ = Pending{.vector = kDb,
                            .event_class = EventClass::kTrap,
                            .dr6 = 0x4000,  // BS

@@ -30,9 +30,15 @@ std::uint64_t Masked(const Op& op, std::uint64_t value) {
 void SetMasked(Core& core, const Op& op, Gpr name, std::uint64_t value) {
   const auto offset = static_cast<RegisterOffset>(name * 8);
   switch (op.address_bytes) {
-    case 2: core.Write<std::uint16_t>(offset, static_cast<std::uint16_t>(value)); break;
-    case 4: core.Write<std::uint32_t>(offset, static_cast<std::uint32_t>(value)); break;
-    default: core.Write<std::uint64_t>(offset, value); break;
+    case 2:
+      core.Write<std::uint16_t>(offset, static_cast<std::uint16_t>(value));
+      break;
+    case 4:
+      core.Write<std::uint32_t>(offset, static_cast<std::uint32_t>(value));
+      break;
+    default:
+      core.Write<std::uint64_t>(offset, value);
+      break;
   }
 }
 void Advance(Core& core, const Op& op, Gpr name, std::uint64_t bytes) {
@@ -197,27 +203,48 @@ Selection SelectKind(const Decoded& decoded, Op& op) {
 Selection SelectString(const Decoded& decoded, Op& op) {
   if (decoded.instruction.operand_count_visible != 0) return {};
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_MOVSB: return SelectKind<Kind::kMovs, std::uint8_t>(decoded, op);
-    case ZYDIS_MNEMONIC_MOVSW: return SelectKind<Kind::kMovs, std::uint16_t>(decoded, op);
-    case ZYDIS_MNEMONIC_MOVSD: return SelectKind<Kind::kMovs, std::uint32_t>(decoded, op);
-    case ZYDIS_MNEMONIC_MOVSQ: return SelectKind<Kind::kMovs, std::uint64_t>(decoded, op);
-    case ZYDIS_MNEMONIC_STOSB: return SelectKind<Kind::kStos, std::uint8_t>(decoded, op);
-    case ZYDIS_MNEMONIC_STOSW: return SelectKind<Kind::kStos, std::uint16_t>(decoded, op);
-    case ZYDIS_MNEMONIC_STOSD: return SelectKind<Kind::kStos, std::uint32_t>(decoded, op);
-    case ZYDIS_MNEMONIC_STOSQ: return SelectKind<Kind::kStos, std::uint64_t>(decoded, op);
-    case ZYDIS_MNEMONIC_LODSB: return SelectKind<Kind::kLods, std::uint8_t>(decoded, op);
-    case ZYDIS_MNEMONIC_LODSW: return SelectKind<Kind::kLods, std::uint16_t>(decoded, op);
-    case ZYDIS_MNEMONIC_LODSD: return SelectKind<Kind::kLods, std::uint32_t>(decoded, op);
-    case ZYDIS_MNEMONIC_LODSQ: return SelectKind<Kind::kLods, std::uint64_t>(decoded, op);
-    case ZYDIS_MNEMONIC_CMPSB: return SelectKind<Kind::kCmps, std::uint8_t>(decoded, op);
-    case ZYDIS_MNEMONIC_CMPSW: return SelectKind<Kind::kCmps, std::uint16_t>(decoded, op);
-    case ZYDIS_MNEMONIC_CMPSD: return SelectKind<Kind::kCmps, std::uint32_t>(decoded, op);
-    case ZYDIS_MNEMONIC_CMPSQ: return SelectKind<Kind::kCmps, std::uint64_t>(decoded, op);
-    case ZYDIS_MNEMONIC_SCASB: return SelectKind<Kind::kScas, std::uint8_t>(decoded, op);
-    case ZYDIS_MNEMONIC_SCASW: return SelectKind<Kind::kScas, std::uint16_t>(decoded, op);
-    case ZYDIS_MNEMONIC_SCASD: return SelectKind<Kind::kScas, std::uint32_t>(decoded, op);
-    case ZYDIS_MNEMONIC_SCASQ: return SelectKind<Kind::kScas, std::uint64_t>(decoded, op);
-    default: return {};
+    case ZYDIS_MNEMONIC_MOVSB:
+      return SelectKind<Kind::kMovs, std::uint8_t>(decoded, op);
+    case ZYDIS_MNEMONIC_MOVSW:
+      return SelectKind<Kind::kMovs, std::uint16_t>(decoded, op);
+    case ZYDIS_MNEMONIC_MOVSD:
+      return SelectKind<Kind::kMovs, std::uint32_t>(decoded, op);
+    case ZYDIS_MNEMONIC_MOVSQ:
+      return SelectKind<Kind::kMovs, std::uint64_t>(decoded, op);
+    case ZYDIS_MNEMONIC_STOSB:
+      return SelectKind<Kind::kStos, std::uint8_t>(decoded, op);
+    case ZYDIS_MNEMONIC_STOSW:
+      return SelectKind<Kind::kStos, std::uint16_t>(decoded, op);
+    case ZYDIS_MNEMONIC_STOSD:
+      return SelectKind<Kind::kStos, std::uint32_t>(decoded, op);
+    case ZYDIS_MNEMONIC_STOSQ:
+      return SelectKind<Kind::kStos, std::uint64_t>(decoded, op);
+    case ZYDIS_MNEMONIC_LODSB:
+      return SelectKind<Kind::kLods, std::uint8_t>(decoded, op);
+    case ZYDIS_MNEMONIC_LODSW:
+      return SelectKind<Kind::kLods, std::uint16_t>(decoded, op);
+    case ZYDIS_MNEMONIC_LODSD:
+      return SelectKind<Kind::kLods, std::uint32_t>(decoded, op);
+    case ZYDIS_MNEMONIC_LODSQ:
+      return SelectKind<Kind::kLods, std::uint64_t>(decoded, op);
+    case ZYDIS_MNEMONIC_CMPSB:
+      return SelectKind<Kind::kCmps, std::uint8_t>(decoded, op);
+    case ZYDIS_MNEMONIC_CMPSW:
+      return SelectKind<Kind::kCmps, std::uint16_t>(decoded, op);
+    case ZYDIS_MNEMONIC_CMPSD:
+      return SelectKind<Kind::kCmps, std::uint32_t>(decoded, op);
+    case ZYDIS_MNEMONIC_CMPSQ:
+      return SelectKind<Kind::kCmps, std::uint64_t>(decoded, op);
+    case ZYDIS_MNEMONIC_SCASB:
+      return SelectKind<Kind::kScas, std::uint8_t>(decoded, op);
+    case ZYDIS_MNEMONIC_SCASW:
+      return SelectKind<Kind::kScas, std::uint16_t>(decoded, op);
+    case ZYDIS_MNEMONIC_SCASD:
+      return SelectKind<Kind::kScas, std::uint32_t>(decoded, op);
+    case ZYDIS_MNEMONIC_SCASQ:
+      return SelectKind<Kind::kScas, std::uint64_t>(decoded, op);
+    default:
+      return {};
   }
 }
 

@@ -23,8 +23,7 @@ bool Nothing(Core&, const Op&) { return true; }
 // CLFLUSH and its like: an access without effect, as no cache holds what memory does not.
 bool FlushLine(Core& core, const Op& op) {
   std::uint64_t linear = 0;
-  return OperandAddress(core, op, 1, false, linear) &&
-         ProbeRead(core, linear, 1, By::kProgram);
+  return OperandAddress(core, op, 1, false, linear) && ProbeRead(core, linear, 1, By::kProgram);
 }
 
 // The x87 unit, MMX and SSE are not there. [intel/vol3] "Device Not Available Exception (#NM)",
@@ -49,52 +48,94 @@ constexpr Selection Ends() {
 // Those whose op is as the decoder left it.
 Selection SelectPlain(ZydisMnemonic mnemonic) {
   switch (mnemonic) {
-    case ZYDIS_MNEMONIC_SLDT: return Follows<Sldt>();
-    case ZYDIS_MNEMONIC_STR: return Follows<Str>();
-    case ZYDIS_MNEMONIC_LAR: return Follows<Lar>();
-    case ZYDIS_MNEMONIC_LSL: return Follows<Lsl>();
-    case ZYDIS_MNEMONIC_SGDT: return Follows<Sgdt>();
-    case ZYDIS_MNEMONIC_SIDT: return Follows<Sidt>();
-    case ZYDIS_MNEMONIC_SWAPGS: return Follows<Swapgs>();
-    case ZYDIS_MNEMONIC_RDFSBASE: return Follows<ReadFsBase>();
-    case ZYDIS_MNEMONIC_RDGSBASE: return Follows<ReadGsBase>();
-    case ZYDIS_MNEMONIC_WRFSBASE: return Follows<WriteFsBase>();
-    case ZYDIS_MNEMONIC_WRGSBASE: return Follows<WriteGsBase>();
-    case ZYDIS_MNEMONIC_SMSW: return Follows<Smsw>();
-    case ZYDIS_MNEMONIC_LMSW: return Ends<Lmsw>();
-    case ZYDIS_MNEMONIC_CLTS: return Follows<Clts>();
-    case ZYDIS_MNEMONIC_INVLPG: return Ends<Invlpg>();
+    case ZYDIS_MNEMONIC_SLDT:
+      return Follows<Sldt>();
+    case ZYDIS_MNEMONIC_STR:
+      return Follows<Str>();
+    case ZYDIS_MNEMONIC_LAR:
+      return Follows<Lar>();
+    case ZYDIS_MNEMONIC_LSL:
+      return Follows<Lsl>();
+    case ZYDIS_MNEMONIC_SGDT:
+      return Follows<Sgdt>();
+    case ZYDIS_MNEMONIC_SIDT:
+      return Follows<Sidt>();
+    case ZYDIS_MNEMONIC_SWAPGS:
+      return Follows<Swapgs>();
+    case ZYDIS_MNEMONIC_RDFSBASE:
+      return Follows<ReadFsBase>();
+    case ZYDIS_MNEMONIC_RDGSBASE:
+      return Follows<ReadGsBase>();
+    case ZYDIS_MNEMONIC_WRFSBASE:
+      return Follows<WriteFsBase>();
+    case ZYDIS_MNEMONIC_WRGSBASE:
+      return Follows<WriteGsBase>();
+    case ZYDIS_MNEMONIC_SMSW:
+      return Follows<Smsw>();
+    case ZYDIS_MNEMONIC_LMSW:
+      return Ends<Lmsw>();
+    case ZYDIS_MNEMONIC_CLTS:
+      return Follows<Clts>();
+    case ZYDIS_MNEMONIC_INVLPG:
+      return Ends<Invlpg>();
     case ZYDIS_MNEMONIC_INVD:
-    case ZYDIS_MNEMONIC_WBINVD: return Follows<Wbinvd>();
-    case ZYDIS_MNEMONIC_RDPKRU: return Follows<Rdpkru>();
-    case ZYDIS_MNEMONIC_WRPKRU: return Ends<Wrpkru>();
-    case ZYDIS_MNEMONIC_XGETBV: return Follows<Xgetbv>();
-    case ZYDIS_MNEMONIC_XSETBV: return Ends<Xsetbv>();
-    case ZYDIS_MNEMONIC_CLAC: return Follows<Clac>();
-    case ZYDIS_MNEMONIC_STAC: return Follows<Stac>();
-    case ZYDIS_MNEMONIC_CLI: return Follows<Cli>();
-    case ZYDIS_MNEMONIC_STI: return Ends<Sti>();
-    case ZYDIS_MNEMONIC_HLT: return Ends<Hlt>();
-    case ZYDIS_MNEMONIC_INT: return Ends<Int>();
-    case ZYDIS_MNEMONIC_INT1: return Ends<Int1>();
-    case ZYDIS_MNEMONIC_INT3: return Ends<Int3>();
-    case ZYDIS_MNEMONIC_INTO: return Ends<Into>();
-    case ZYDIS_MNEMONIC_SYSCALL: return Ends<Syscall>();
-    case ZYDIS_MNEMONIC_SYSENTER: return Ends<Sysenter>();
-    case ZYDIS_MNEMONIC_RDMSR: return Follows<Rdmsr>();
-    case ZYDIS_MNEMONIC_WRMSR: return Ends<Wrmsr>();
-    case ZYDIS_MNEMONIC_RDTSC: return Follows<Rdtsc>();
-    case ZYDIS_MNEMONIC_RDTSCP: return Follows<Rdtscp>();
-    case ZYDIS_MNEMONIC_RDPMC: return Follows<Rdpmc>();
-    case ZYDIS_MNEMONIC_RDPID: return Follows<Rdpid>();
-    case ZYDIS_MNEMONIC_CPUID: return Follows<Cpuid>();
-    case ZYDIS_MNEMONIC_RDRAND: return Follows<Rdrand>();
-    case ZYDIS_MNEMONIC_RDSEED: return Follows<Rdseed>();
+    case ZYDIS_MNEMONIC_WBINVD:
+      return Follows<Wbinvd>();
+    case ZYDIS_MNEMONIC_RDPKRU:
+      return Follows<Rdpkru>();
+    case ZYDIS_MNEMONIC_WRPKRU:
+      return Ends<Wrpkru>();
+    case ZYDIS_MNEMONIC_XGETBV:
+      return Follows<Xgetbv>();
+    case ZYDIS_MNEMONIC_XSETBV:
+      return Ends<Xsetbv>();
+    case ZYDIS_MNEMONIC_CLAC:
+      return Follows<Clac>();
+    case ZYDIS_MNEMONIC_STAC:
+      return Follows<Stac>();
+    case ZYDIS_MNEMONIC_CLI:
+      return Follows<Cli>();
+    case ZYDIS_MNEMONIC_STI:
+      return Ends<Sti>();
+    case ZYDIS_MNEMONIC_HLT:
+      return Ends<Hlt>();
+    case ZYDIS_MNEMONIC_INT:
+      return Ends<Int>();
+    case ZYDIS_MNEMONIC_INT1:
+      return Ends<Int1>();
+    case ZYDIS_MNEMONIC_INT3:
+      return Ends<Int3>();
+    case ZYDIS_MNEMONIC_INTO:
+      return Ends<Into>();
+    case ZYDIS_MNEMONIC_SYSCALL:
+      return Ends<Syscall>();
+    case ZYDIS_MNEMONIC_SYSENTER:
+      return Ends<Sysenter>();
+    case ZYDIS_MNEMONIC_RDMSR:
+      return Follows<Rdmsr>();
+    case ZYDIS_MNEMONIC_WRMSR:
+      return Ends<Wrmsr>();
+    case ZYDIS_MNEMONIC_RDTSC:
+      return Follows<Rdtsc>();
+    case ZYDIS_MNEMONIC_RDTSCP:
+      return Follows<Rdtscp>();
+    case ZYDIS_MNEMONIC_RDPMC:
+      return Follows<Rdpmc>();
+    case ZYDIS_MNEMONIC_RDPID:
+      return Follows<Rdpid>();
+    case ZYDIS_MNEMONIC_CPUID:
+      return Follows<Cpuid>();
+    case ZYDIS_MNEMONIC_RDRAND:
+      return Follows<Rdrand>();
+    case ZYDIS_MNEMONIC_RDSEED:
+      return Follows<Rdseed>();
     case ZYDIS_MNEMONIC_PAUSE:
     case ZYDIS_MNEMONIC_LFENCE:
     case ZYDIS_MNEMONIC_MFENCE:
-    case ZYDIS_MNEMONIC_SFENCE: return Follows<Nothing>();
-    default: return {};
+    case ZYDIS_MNEMONIC_SFENCE:
+      return Follows<Nothing>();
+    default:
+      return {};
   }
 }
 
@@ -103,10 +144,14 @@ Selection SelectCacheLine(const Decoded& decoded) {
     return decoded.model->Has(feature) ? Follows<FlushLine>() : Ends<Undefined>();
   };
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_CLFLUSH: return gated(Feature::kClflush);
-    case ZYDIS_MNEMONIC_CLFLUSHOPT: return gated(Feature::kClflushopt);
-    case ZYDIS_MNEMONIC_CLWB: return gated(Feature::kClwb);
-    default: return {};
+    case ZYDIS_MNEMONIC_CLFLUSH:
+      return gated(Feature::kClflush);
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+      return gated(Feature::kClflushopt);
+    case ZYDIS_MNEMONIC_CLWB:
+      return gated(Feature::kClwb);
+    default:
+      return {};
   }
 }
 
@@ -149,20 +194,34 @@ Selection SelectStackAndReturns(const Decoded& decoded, Op& op) {
     case ZYDIS_MNEMONIC_POP:
       if (!segment) return {};
       return OfBytes(op, bytes, op.first == kSs ? Ends<PopSegment>() : Follows<PopSegment>());
-    case ZYDIS_MNEMONIC_PUSHF: return OfBytes(op, 2, Follows<Pushf>());
-    case ZYDIS_MNEMONIC_PUSHFD: return OfBytes(op, 4, Follows<Pushf>());
-    case ZYDIS_MNEMONIC_PUSHFQ: return OfBytes(op, 8, Follows<Pushf>());
-    case ZYDIS_MNEMONIC_POPF: return OfBytes(op, 2, Ends<Popf>());
-    case ZYDIS_MNEMONIC_POPFD: return OfBytes(op, 4, Ends<Popf>());
-    case ZYDIS_MNEMONIC_POPFQ: return OfBytes(op, 8, Ends<Popf>());
-    case ZYDIS_MNEMONIC_IRET: return OfBytes(op, 2, Ends<Iret>());
-    case ZYDIS_MNEMONIC_IRETD: return OfBytes(op, 4, Ends<Iret>());
-    case ZYDIS_MNEMONIC_IRETQ: return OfBytes(op, 8, Ends<Iret>());
-    case ZYDIS_MNEMONIC_SYSRET: return OfBytes(op, wide ? 8 : 4, Ends<Sysret>());
-    case ZYDIS_MNEMONIC_SYSEXIT: return OfBytes(op, wide ? 8 : 4, Ends<Sysexit>());
-    case ZYDIS_MNEMONIC_LGDT: return OfBytes(op, bytes, Follows<Lgdt>());
-    case ZYDIS_MNEMONIC_LIDT: return OfBytes(op, bytes, Follows<Lidt>());
-    default: return {};
+    case ZYDIS_MNEMONIC_PUSHF:
+      return OfBytes(op, 2, Follows<Pushf>());
+    case ZYDIS_MNEMONIC_PUSHFD:
+      return OfBytes(op, 4, Follows<Pushf>());
+    case ZYDIS_MNEMONIC_PUSHFQ:
+      return OfBytes(op, 8, Follows<Pushf>());
+    case ZYDIS_MNEMONIC_POPF:
+      return OfBytes(op, 2, Ends<Popf>());
+    case ZYDIS_MNEMONIC_POPFD:
+      return OfBytes(op, 4, Ends<Popf>());
+    case ZYDIS_MNEMONIC_POPFQ:
+      return OfBytes(op, 8, Ends<Popf>());
+    case ZYDIS_MNEMONIC_IRET:
+      return OfBytes(op, 2, Ends<Iret>());
+    case ZYDIS_MNEMONIC_IRETD:
+      return OfBytes(op, 4, Ends<Iret>());
+    case ZYDIS_MNEMONIC_IRETQ:
+      return OfBytes(op, 8, Ends<Iret>());
+    case ZYDIS_MNEMONIC_SYSRET:
+      return OfBytes(op, wide ? 8 : 4, Ends<Sysret>());
+    case ZYDIS_MNEMONIC_SYSEXIT:
+      return OfBytes(op, wide ? 8 : 4, Ends<Sysexit>());
+    case ZYDIS_MNEMONIC_LGDT:
+      return OfBytes(op, bytes, Follows<Lgdt>());
+    case ZYDIS_MNEMONIC_LIDT:
+      return OfBytes(op, bytes, Follows<Lidt>());
+    default:
+      return {};
   }
 }
 
@@ -174,12 +233,18 @@ Selection SelectSource(const Decoded& decoded, Op& op) {
     return selection;
   };
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_LLDT: return with(Follows<Lldt>());
-    case ZYDIS_MNEMONIC_LTR: return with(Follows<Ltr>());
-    case ZYDIS_MNEMONIC_VERR: return with(Follows<Verr>());
-    case ZYDIS_MNEMONIC_VERW: return with(Follows<Verw>());
-    case ZYDIS_MNEMONIC_INVPCID: return with(Ends<Invpcid>());
-    default: return {};
+    case ZYDIS_MNEMONIC_LLDT:
+      return with(Follows<Lldt>());
+    case ZYDIS_MNEMONIC_LTR:
+      return with(Follows<Ltr>());
+    case ZYDIS_MNEMONIC_VERR:
+      return with(Follows<Verr>());
+    case ZYDIS_MNEMONIC_VERW:
+      return with(Follows<Verw>());
+    case ZYDIS_MNEMONIC_INVPCID:
+      return with(Ends<Invpcid>());
+    default:
+      return {};
   }
 }
 
@@ -189,12 +254,18 @@ Selection SelectFarPointer(const Decoded& decoded, Op& op) {
     return name == kSs ? Ends<LoadFarPointer>() : Follows<LoadFarPointer>();
   };
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_LES: return into(kEs);
-    case ZYDIS_MNEMONIC_LDS: return into(kDs);
-    case ZYDIS_MNEMONIC_LSS: return into(kSs);
-    case ZYDIS_MNEMONIC_LFS: return into(kFs);
-    case ZYDIS_MNEMONIC_LGS: return into(kGs);
-    default: return {};
+    case ZYDIS_MNEMONIC_LES:
+      return into(kEs);
+    case ZYDIS_MNEMONIC_LDS:
+      return into(kDs);
+    case ZYDIS_MNEMONIC_LSS:
+      return into(kSs);
+    case ZYDIS_MNEMONIC_LFS:
+      return into(kFs);
+    case ZYDIS_MNEMONIC_LGS:
+      return into(kGs);
+    default:
+      return {};
   }
 }
 
@@ -204,14 +275,19 @@ Selection SelectFarTransfer(const Decoded& decoded, Op& op) {
   const bool direct = operand.type == ZYDIS_OPERAND_TYPE_POINTER;
   op.operand_bytes = static_cast<std::uint8_t>(decoded.instruction.operand_width / 8);
   if (direct) {
-    op.immediate = std::uint64_t{operand.ptr.segment} << 32 |
-                   static_cast<std::uint32_t>(operand.ptr.offset);
+    op.immediate =
+        std::uint64_t{operand.ptr.segment} << 32 | static_cast<std::uint32_t>(operand.ptr.offset);
   }
   switch (decoded.instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_JMP: return direct ? Ends<FarJump>() : Ends<FarJumpIndirect>();
-    case ZYDIS_MNEMONIC_CALL: return direct ? Ends<FarCall>() : Ends<FarCallIndirect>();
-    case ZYDIS_MNEMONIC_RET: op.immediate &= 0xffff; return Ends<FarReturn>();
-    default: return {};
+    case ZYDIS_MNEMONIC_JMP:
+      return direct ? Ends<FarJump>() : Ends<FarJumpIndirect>();
+    case ZYDIS_MNEMONIC_CALL:
+      return direct ? Ends<FarCall>() : Ends<FarCallIndirect>();
+    case ZYDIS_MNEMONIC_RET:
+      op.immediate &= 0xffff;
+      return Ends<FarReturn>();
+    default:
+      return {};
   }
 }
 
@@ -241,13 +317,20 @@ Selection SelectPorts(const Decoded& decoded, Op& op) {
       op.operand_bytes = width(decoded.operands[1]);
       return decoded.operands[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? Follows<OutImmediate>()
                                                                       : Follows<OutDx>();
-    case ZYDIS_MNEMONIC_INSB: return OfBytes(op, 1, Ends<Ins>());
-    case ZYDIS_MNEMONIC_INSW: return OfBytes(op, 2, Ends<Ins>());
-    case ZYDIS_MNEMONIC_INSD: return OfBytes(op, 4, Ends<Ins>());
-    case ZYDIS_MNEMONIC_OUTSB: return outs(1);
-    case ZYDIS_MNEMONIC_OUTSW: return outs(2);
-    case ZYDIS_MNEMONIC_OUTSD: return outs(4);
-    default: return {};
+    case ZYDIS_MNEMONIC_INSB:
+      return OfBytes(op, 1, Ends<Ins>());
+    case ZYDIS_MNEMONIC_INSW:
+      return OfBytes(op, 2, Ends<Ins>());
+    case ZYDIS_MNEMONIC_INSD:
+      return OfBytes(op, 4, Ends<Ins>());
+    case ZYDIS_MNEMONIC_OUTSB:
+      return outs(1);
+    case ZYDIS_MNEMONIC_OUTSW:
+      return outs(2);
+    case ZYDIS_MNEMONIC_OUTSD:
+      return outs(4);
+    default:
+      return {};
   }
 }
 
@@ -256,14 +339,17 @@ Selection SelectPorts(const Decoded& decoded, Op& op) {
 Selection SelectAbsent(const Decoded& decoded) {
   if (decoded.instruction.mnemonic == ZYDIS_MNEMONIC_FWAIT) return Follows<Wait>();
   switch (decoded.instruction.meta.isa_ext) {
-    case ZYDIS_ISA_EXT_X87: return Ends<X87>();
+    case ZYDIS_ISA_EXT_X87:
+      return Ends<X87>();
     case ZYDIS_ISA_EXT_MMX:
     case ZYDIS_ISA_EXT_SSE:
     case ZYDIS_ISA_EXT_SSE2:
     case ZYDIS_ISA_EXT_SSE3:
     case ZYDIS_ISA_EXT_SSSE3:
-    case ZYDIS_ISA_EXT_SSE4: return Ends<Undefined>();
-    default: return {};
+    case ZYDIS_ISA_EXT_SSE4:
+      return Ends<Undefined>();
+    default:
+      return {};
   }
 }
 

@@ -165,7 +165,8 @@ bool PrepareSegments(Core& core, const Task& task, Loaded& loaded) {
   return task.eip <= loaded.segments[kCs].limit || core.Raise(kGp, 0);
 }
 
-// The new task's segments, seen through its own LDT and tables. What it changes to look is put back.
+// The new task's segments, seen through its own LDT and tables. What it changes to look is put
+// back.
 bool Prepare(Core& core, const Task& task, Loaded& loaded) {
   const bool new_cr3 = task.cr3 != core.cr3;
   loaded.pdptes = core.pdptes;
@@ -235,8 +236,7 @@ bool FindTss(Core& core, const TaskSwitch& to, Descriptor& descriptor) {
 }
 
 // Marks the tasks busy and available in the GDT, and links the new one to the old.
-bool MarkTasks(Core& core, const TaskSwitch& to, const Descriptor& descriptor,
-               const Segment& tss) {
+bool MarkTasks(Core& core, const TaskSwitch& to, const Descriptor& descriptor, const Segment& tss) {
   const Segment& old = core.segments[kTr];
   if (to.kind != TaskSwitchKind::kCall) {
     Descriptor old_descriptor;
@@ -247,8 +247,7 @@ bool MarkTasks(Core& core, const TaskSwitch& to, const Descriptor& descriptor,
   } else if (!StoreField(core, tss, 0, 2, old.selector)) {
     return false;
   }
-  return to.kind == TaskSwitchKind::kReturn ||
-         WriteType(core, descriptor, descriptor.type() | 2);
+  return to.kind == TaskSwitchKind::kReturn || WriteType(core, descriptor, descriptor.type() | 2);
 }
 
 // The stack of the new task takes the error code before the task runs.
@@ -273,8 +272,7 @@ bool SwitchTask(Core& core, const TaskSwitch& to) {
   Task task;
   Loaded loaded;
   if (!LoadTask(core, tss, layout, task) || !Prepare(core, task, loaded)) return false;
-  if (to.error_code &&
-      !PushErrorCode(core, task, loaded, layout.bytes, *to.error_code)) {
+  if (to.error_code && !PushErrorCode(core, task, loaded, layout.bytes, *to.error_code)) {
     return false;
   }
   if (!SaveTask(core, to) || !MarkTasks(core, to, descriptor, tss)) return false;

@@ -11,10 +11,10 @@ export namespace pagesaw::cpu {
 enum class TaskSwitchKind : std::uint8_t { kJump, kCall, kReturn };
 
 struct TaskSwitch {
-  std::uint16_t selector = 0;  // of the new task's TSS
+  std::uint16_t selector = 0;                   // of the new task's TSS
   TaskSwitchKind kind = TaskSwitchKind::kJump;  // interrupts through task gates are calls
-  std::uint64_t return_rip = 0;  // EIP of the old task
-  std::optional<std::uint32_t> error_code;  // pushed in the new task
+  std::uint64_t return_rip = 0;                 // EIP of the old task
+  std::optional<std::uint32_t> error_code;      // pushed in the new task
 };
 
 // Switches to a task, all checks included; `core.rip` becomes its EIP. A fault that the new task's

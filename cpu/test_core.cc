@@ -61,8 +61,7 @@ TestCore::TestCore(Mode mode)
   SetDescriptor(kTssSelector, 0x0000'8900'3000'0067);
   core.gdtr = {.base = kGdt, .limit = 0xff};
   core.idtr = {.base = kIdt, .limit = 0xfff};
-  core.segments[kTr] = {
-      .selector = kTssSelector, .attributes = 0x8b, .limit = 0x67, .base = kTss};
+  core.segments[kTr] = {.selector = kTssSelector, .attributes = 0x8b, .limit = 0x67, .base = kTss};
   core.segments[kLdtr] = {.selector = 0, .attributes = 0, .limit = 0, .base = 0};
   if (mode == Mode::kReal) {
     core.idtr = {.base = 0, .limit = 0x3ff};
@@ -89,8 +88,8 @@ void TestCore::SetCpl(unsigned cpl) {
   Core& core = *core_;
   const auto level = static_cast<std::uint16_t>(cpl << 5);
   const bool wide = mode_ == Mode::kLong;
-  const std::uint16_t code = cpl == 0 ? (wide ? kCode64 : kCode32)
-                                      : (wide ? kUserCode64 : kUserCode32);
+  const std::uint16_t code =
+      cpl == 0 ? (wide ? kCode64 : kCode32) : (wide ? kUserCode64 : kUserCode32);
   core.segments[kCs] = Flat(code, static_cast<std::uint16_t>((wide ? 0xa09b : 0xc09b) | level));
   for (const unsigned name : {0u + kEs, 0u + kSs, 0u + kDs, 0u + kFs, 0u + kGs}) {
     core.segments[name] =
@@ -104,8 +103,8 @@ void TestCore::SetDescriptor(std::uint16_t selector, std::uint64_t low, std::uin
   if (high != 0) Write(kGdt + (selector & 0xfff8u) + 8, high);
 }
 
-void TestCore::SetGate(unsigned vector, std::uint16_t selector, std::uint64_t offset,
-                       unsigned type, unsigned dpl, unsigned ist) {
+void TestCore::SetGate(unsigned vector, std::uint16_t selector, std::uint64_t offset, unsigned type,
+                       unsigned dpl, unsigned ist) {
   const std::uint64_t low = (offset & 0xffff) | std::uint64_t{selector} << 16 |
                             std::uint64_t{ist} << 32 | std::uint64_t{type} << 40 |
                             std::uint64_t{dpl} << 45 | std::uint64_t{1} << 47 |

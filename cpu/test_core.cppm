@@ -1,6 +1,6 @@
 // A bare Core over a little memory, for tests of single instructions: linear addresses are mapped
-// one to one, for everybody, by SPTEs of a one-stage tree, unless a test takes pages away. A GDT, an
-// IDT and a TSS stand at fixed places.
+// one to one, for everybody, by SPTEs of a one-stage tree, unless a test takes pages away. A GDT,
+// an IDT and a TSS stand at fixed places.
 module;
 #include <cstddef>
 #include <cstdint>
@@ -25,10 +25,10 @@ class TestCore : private CodeWatcher {
   static constexpr unsigned kLength = 3;  // of the instruction that `op` stands for
 
   // Selectors of the GDT.
-  static constexpr std::uint16_t kCode64 = 0x08, kData = 0x10, kUserCode64 = 0x1b,
-                                 kUserData = 0x23, kCode32 = 0x28, kUserCode32 = 0x33,
-                                 kAbsentData = 0x38, kTssSelector = 0x40, kConforming = 0x50,
-                                 kAbsentCode = 0x58, kReadOnly = 0x60, kFree = 0x80;
+  static constexpr std::uint16_t kCode64 = 0x08, kData = 0x10, kUserCode64 = 0x1b, kUserData = 0x23,
+                                 kCode32 = 0x28, kUserCode32 = 0x33, kAbsentData = 0x38,
+                                 kTssSelector = 0x40, kConforming = 0x50, kAbsentCode = 0x58,
+                                 kReadOnly = 0x60, kFree = 0x80;
 
   enum class Mode : std::uint8_t { kReal, kProtected, kLong };
   explicit TestCore(Mode mode = Mode::kLong);

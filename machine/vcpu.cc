@@ -255,22 +255,20 @@ std::optional<VmExit> Vcpu::HandleFault(const TableFault& fault) {
   return std::nullopt;
 }
 
+// No memory takes the access. Where data moves, a device or the empty bus answers; that includes
+// entries of guest tables that do not lie in RAM. Where none moves (the processor asks whether it
+// could write, or an entry of a table in read-only memory wants its A bit), the answer is that
+// nothing happens.
 std::optional<VmExit> Vcpu::HandleDeviceFault(const TableFault& fault, Gpa gpa) {
   if (fault.access.is_fetch()) {
     return ErrorAt("the guest executes where there is no memory, at guest address", gpa.bits());
   }
-  if (fault.stage == Stage::kTable) {
-    return ErrorAt("a page table of the guest lies where there is no memory, at guest address",
-                   gpa.bits());
-  }
-  if (fault.bus.bytes == 0) {
-    return ErrorAt("the guest needs memory where there is none, at guest address", gpa.bits());
-  }
   BusAccess access = fault.bus;
   access.address = gpa.bits();
-  Dispatch(access);
+  if (access.bytes != 0) Dispatch(access);
+  access.address = fault.bus.address;  // as the processor asked: it may know a linear address only
   processor_->CompleteBus(access);
-  return std::nullopt;
+  return NoteFruitless(fault);
 }
 
 std::optional<VmExit> Vcpu::NoteFruitless(const TableFault& fault) {

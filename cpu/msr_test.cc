@@ -1,0 +1,141 @@
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+import pagesaw.core.cpu_state;
+import pagesaw.core.paging_state;
+import pagesaw.core.processor;
+import pagesaw.cpu.control_bits;
+import pagesaw.cpu.core;
+import pagesaw.cpu.test_core;
+import pagesaw.cpu.msr;
+
+namespace pagesaw::cpu {
+namespace {
+
+using Mode = TestCore::Mode;
+
+bool Write(TestCore& test, std::uint32_t index, std::uint64_t value) {
+  test.core().gpr[kRcx] = index;
+  test.core().gpr[kRax] = value & 0xffff'ffff;
+  test.core().gpr[kRdx] = value >> 32;
+  return test.Run(Wrmsr, test.op());
+}
+bool Read(TestCore& test, std::uint32_t index, std::uint64_t& value) {
+  test.core().gpr[kRcx] = index;
+  if (!test.Run(Rdmsr, test.op())) return false;
+  value = test.core().gpr[kRdx] << 32 | test.core().gpr[kRax];
+  return true;
+}
+
+struct MsrCase {
+  const char* name;
+  std::uint32_t index;
+  std::uint64_t value;
+  bool want;
+};
+class MsrWrite : public testing::TestWithParam<MsrCase> {};
+TEST_P(MsrWrite, IsReadBackOrRefused) {
+  TestCore test;
+  EXPECT_EQ(Write(test, GetParam().index, GetParam().value), GetParam().want);
+  std::uint64_t value = 0;
+  ASSERT_TRUE(Read(test, GetParam().index, value));
+  EXPECT_EQ(value == GetParam().value, GetParam().want);
+}
+constexpr std::uint64_t kHigh = 0xffff'8000'0000'1000;
+constexpr std::uint64_t kNonCanonical = 0x8000'0000'0000;
+INSTANTIATE_TEST_SUITE_P(
+    Values, MsrWrite,
+    testing::Values(MsrCase{"Lstar", kMsrLstar, kHigh, true},
+                    MsrCase{"LstarNonCanonical", kMsrLstar, kNonCanonical, false},
+                    MsrCase{"FsBase", kMsrFsBase, kHigh, true},
+                    MsrCase{"FsBaseNonCanonical", kMsrFsBase, kNonCanonical, false},
+                    MsrCase{"KernelGsBase", kMsrKernelGsBase, kHigh, true},
+                    MsrCase{"Star", kMsrStar, 0x0023'0010'0000'0000, true},
+                    MsrCase{"SysenterEip", kMsrSysenterEip, kHigh, true},
+                    MsrCase{"Pat", kMsrPat, 0x0007'0106'0007'0406, true},
+                    MsrCase{"PatOfUnknownType", kMsrPat, 0x0207'0106'0007'0406, false},
+                    MsrCase{"TscAux", kMsrTscAux, 7, true},
+                    MsrCase{"TscAuxWide", kMsrTscAux, std::uint64_t{1} << 32, false},
+                    MsrCase{"EferWithSvm", kMsrEfer, 0x1d01, false},
+                    MsrCase{"EferWithoutLme", kMsrEfer, 0xc01, false},
+                    MsrCase{"EferWithoutNx", kMsrEfer, 0x501, true}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Msr, UnknownOnesAreAskedOfTheOutside) {
+  TestCore test;
+  std::uint64_t value = 0;
+  EXPECT_FALSE(Read(test, kMsrApicBase, value));
+  EXPECT_EQ(test.core().stop, Stop::kExit);
+  BusAccess asked = test.core().exit.bus;
+  EXPECT_EQ(asked.kind, BusAccess::Kind::kMsrRead);
+  EXPECT_EQ(asked.address, kMsrApicBase);
+  asked.value = 0x1'fee0'0900;
+  ASSERT_TRUE(test.core().replay.Add(asked));
+  ASSERT_TRUE(Read(test, kMsrApicBase, value));
+  EXPECT_EQ(value, 0x1'fee0'0900u);
+}
+
+TEST(Msr, CpuidTellsWhetherTheApicIsEnabled) {
+  TestCore test;
+  const auto apic = [&test] {
+    test.core().gpr[kRax] = 1;
+    test.Run(Cpuid, test.op());
+    return (test.core().gpr[kRdx] & 1u << 9) != 0;
+  };
+  EXPECT_TRUE(apic());
+  EXPECT_FALSE(Write(test, kMsrApicBase, 0xfee0'0000));
+  ASSERT_TRUE(test.core().replay.Add(test.core().exit.bus));
+  ASSERT_TRUE(Write(test, kMsrApicBase, 0xfee0'0000));
+  EXPECT_FALSE(apic());
+}
+
+TEST(Msr, ProgramsMayNotTouchThem) {
+  TestCore test;
+  test.SetCpl(3);
+  EXPECT_FALSE(Write(test, kMsrStar, 0));
+  EXPECT_EQ(test.core().exception.vector, kGp);
+}
+
+TEST(Msr, LmeMayChangeWithoutPagingOnly) {
+  TestCore test(Mode::kProtected);
+  EXPECT_TRUE(Write(test, kMsrEfer, kEferLme | kEferNxe));
+  EXPECT_EQ(test.core().efer, kEferLme | kEferNxe);
+}
+
+TEST(Tsc, GoesOnFromWhatIsWritten) {
+  TestCore test;
+  ASSERT_TRUE(Write(test, kMsrTsc, 1'000'000));
+  ASSERT_TRUE(test.Run(Rdtsc, test.op()));
+  const std::uint64_t first = test.core().gpr[kRdx] << 32 | test.core().gpr[kRax];
+  EXPECT_GE(first, 1'000'000u);
+  EXPECT_LT(first, 1'000'000u + 60 * kTscHz);
+  ASSERT_TRUE(test.Run(Rdtscp, test.op()));
+  EXPECT_GE(test.core().gpr[kRdx] << 32 | test.core().gpr[kRax], first);
+}
+
+TEST(Tsc, MayBeHiddenFromPrograms) {
+  TestCore test;
+  test.SetCpl(3);
+  EXPECT_TRUE(test.Run(Rdtsc, test.op()));
+  test.core().cr4 |= kCr4Tsd;
+  EXPECT_FALSE(test.Run(Rdtsc, test.op()));
+  EXPECT_EQ(test.core().exception.vector, kGp);
+}
+
+TEST(Rdrand, SetsCarryAndClearsTheUpperHalf) {
+  TestCore test;
+  Op op = test.op();
+  op.first = kRax * 8;
+  op.operand_bytes = 4;
+  test.core().gpr[kRax] = ~std::uint64_t{0};
+  ASSERT_TRUE(test.Run(Rdrand, op));
+  EXPECT_EQ(test.core().flags.All(), kFlagCf);
+  EXPECT_EQ(test.core().gpr[kRax] >> 32, 0u);
+}
+
+}  // namespace
+}  // namespace pagesaw::cpu
