@@ -298,7 +298,7 @@ void Delay() {
 
 // Moves a window over the data: 4 KiB pages, and every eighth time a 2 MiB page.
 [[noreturn]] void StayAlive() {
-  constexpr uint64_t kMovesPerBeat = 1024;
+  constexpr uint64_t kMovesPerBeat = 6000;
   constexpr uint64_t kMovingLarge = kMoving + 2 * kMiB;
   Print("alive: a window moves over the data, 4 KiB at ", Hex{kMoving}, ", 2 MiB at ",
         Hex{kMovingLarge}, "\n");
