@@ -25,6 +25,13 @@ void JumpToRip(Core& core, const Op* op) [[clang::preserve_none]] {
   }
   core.budget -= entry.block->instructions;
   Op* ops = entry.block->ops;
+  if (core.link != nullptr) {
+    // The branch that led here wants its target; later transfers of control are not its own.
+    if (rip - ops->ip == core.ip_base) {
+      core.link->immediate = reinterpret_cast<std::uint64_t>(entry.block);
+    }
+    core.link = nullptr;
+  }
   core.ip_base = rip - ops->ip;
   [[clang::musttail]] return ops->run(core, ops);
 }
