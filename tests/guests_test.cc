@@ -1,0 +1,173 @@
+// Runs the guests of //guests on the whole machine, as each vendor's processor: the tour must print
+// what is expected to the letter, and an edge guest must end as the header of its source says.
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+import pagesaw.control.parts;
+import pagesaw.core.access;
+import pagesaw.core.address;
+import pagesaw.core.plugin;
+import pagesaw.machine.vm;
+import pagesaw.plugins.mbec.plugin;
+import pagesaw.plugins.svm.plugin;
+import pagesaw.plugins.vmx.plugin;
+
+namespace pagesaw {
+namespace {
+
+using std::chrono::milliseconds;
+
+// Long enough for any guest that ends, on a slow host with sanitizers.
+constexpr milliseconds kPatience(120'000);
+// How long a guest that never ends is watched.
+constexpr milliseconds kGlance(500);
+
+std::string FileText(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  EXPECT_TRUE(file) << path;
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// What the header of an edge guest's source says; see guests/edge/edge.inc.
+struct Expectation {
+  std::string end;      // "exit 1", "shutdown", "runs", "stops" or "any"
+  std::string console;  // empty: not checked
+};
+
+Expectation ExpectationOf(const std::filesystem::path& source) {
+  constexpr std::string_view kExpect = "// expect: ", kConsole = "// console: ";
+  Expectation expectation;
+  std::istringstream lines(FileText(source));
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with(kExpect)) expectation.end = line.substr(kExpect.size());
+    if (line.starts_with(kConsole)) expectation.console += line.substr(kConsole.size()) + "\n";
+  }
+  return expectation;
+}
+
+std::vector<std::string> EdgeGuests() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator("guests/edge")) {
+    if (entry.path().extension() == ".S") names.push_back(entry.path().stem());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class GuestTest : public testing::TestWithParam<std::tuple<std::string, std::string>> {
+ protected:
+  void SetUp() override {
+    const std::unique_ptr<Plugin> plugins[] = {vmx::MakeVmxPlugin(), svm::MakeSvmPlugin(),
+                                               mbec::MakeMbecPlugin()};
+    for (const auto& plugin : plugins) ASSERT_FALSE(plugin->Register(registry_));
+  }
+
+  std::unique_ptr<Vm> MakeVm(const std::string& vendor, const std::string& image,
+                             const std::string& cmdline) {
+    VmConfig config;
+    config.name = "guest";
+    config.vendor = vendor;
+    config.image_path = image;
+    config.cmdline = cmdline;
+    auto vm = Vm::Create(config, registry_, MakeVmParts());
+    EXPECT_TRUE(vm.ok()) << vm.status();
+    return vm.ok() ? *std::move(vm) : nullptr;
+  }
+
+  PluginRegistry registry_;
+};
+
+std::string ConsoleText(const Vm& vm) {
+  return vm.console().Read(0, Console::kDefaultBytes, milliseconds(0)).data;
+}
+
+// Whoever looks gets an answer, and the VM obeys.
+void ExpectHealthy(Vm& vm) {
+  EXPECT_TRUE(vm.GetPagingState(0).ok());
+  const auto walk =
+      vm.Walk(0, "cpu_walk", InputAddress(0x100000), Access::Read(Privilege::kSupervisor));
+  EXPECT_TRUE(walk.ok()) << walk.status();
+  EXPECT_EQ(vm.Statistics().vcpus.size(), 1u);
+  EXPECT_TRUE(vm.Stop().ok());
+  EXPECT_EQ(vm.state(), VmState::kStopped);
+}
+
+void ExpectEnd(const std::string& end, const VmExit& exit) {
+  if (end == "any") return;
+  if (end == "shutdown") {
+    EXPECT_EQ(exit.reason, StopReason::kShutdown) << exit.message;
+  } else if (end == "stops") {
+    EXPECT_NE(exit.reason, StopReason::kNone);
+    EXPECT_NE(exit.reason, StopReason::kDebugExit);
+  } else {
+    EXPECT_EQ(exit.reason, StopReason::kDebugExit) << exit.message;
+    EXPECT_EQ("exit " + std::to_string(ProcessStatus(exit)), end);
+  }
+}
+
+using EdgeGuest = GuestTest;
+
+TEST_P(EdgeGuest, EndsAsItsSourceSays) {
+  const auto& [vendor, name] = GetParam();
+  const Expectation expectation = ExpectationOf("guests/edge/" + name + ".S");
+  ASSERT_FALSE(expectation.end.empty());
+  const auto vm = MakeVm(vendor, "guests/edge/" + name + ".elf", "");
+  ASSERT_NE(vm, nullptr);
+  ASSERT_TRUE(vm->Start().ok());
+  const bool may_run_on = expectation.end == "runs" || expectation.end == "any";
+  const bool stopped = vm->WaitUntilStopped(may_run_on ? kGlance : kPatience);
+  if (expectation.end == "runs") {
+    EXPECT_FALSE(stopped) << vm->exit().message;
+  } else if (expectation.end != "any") {
+    EXPECT_TRUE(stopped);
+    ExpectEnd(expectation.end, vm->exit());
+  }
+  if (!expectation.console.empty()) {
+    EXPECT_EQ(ConsoleText(*vm), expectation.console);
+  }
+  ExpectHealthy(*vm);
+}
+
+INSTANTIATE_TEST_SUITE_P(Vendors, EdgeGuest,
+                         testing::Combine(testing::Values("intel", "amd"),
+                                          testing::ValuesIn(EdgeGuests())),
+                         [](const auto& info) {
+                           std::string name =
+                               std::get<0>(info.param) + "X" + std::get<1>(info.param);
+                           std::replace(name.begin(), name.end(), '_', 'X');
+                           return name;
+                         });
+
+using Tour = GuestTest;
+
+TEST_P(Tour, PrintsWhatIsExpected) {
+  const auto& [vendor, image] = GetParam();
+  const auto vm = MakeVm(vendor, image, "once");
+  ASSERT_NE(vm, nullptr);
+  ASSERT_TRUE(vm->Start().ok());
+  ASSERT_TRUE(vm->WaitUntilStopped(kPatience));
+  EXPECT_EQ(ConsoleText(*vm), FileText("guests/tour.golden"));
+  ExpectEnd("exit 1", vm->exit());
+}
+
+INSTANTIATE_TEST_SUITE_P(Vendors, Tour,
+                         testing::Combine(testing::Values("intel", "amd"),
+                                          testing::Values("guests/tour.elf")),
+                         [](const auto& info) { return std::get<0>(info.param); });
+
+}  // namespace
+}  // namespace pagesaw
