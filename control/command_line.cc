@@ -39,12 +39,15 @@ std::string SeeHelp(const CommandSpec& spec) {
   return absl::StrCat("; see '", Text(spec.name), " --help'");
 }
 
-absl::Status CheckOperandCount(const CommandSpec& spec, const std::vector<std::string>& given) {
+absl::Status CheckOperands(const CommandSpec& spec, const std::vector<std::string>& given) {
   std::size_t index = 0;
   for (const OperandSpec& operand : spec.operands) {
     if (index >= given.size() && !operand.optional) {
       return absl::InvalidArgumentError(
           absl::StrCat(Text(operand.name), ": missing", SeeHelp(spec)));
+    }
+    if (index < given.size() && given[index].empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(Text(operand.name), ": must not be empty"));
     }
     index = operand.repeatable ? std::max(given.size(), index + 1) : index + 1;
   }
@@ -141,7 +144,7 @@ absl::StatusOr<ParsedCommand> ParseCommand(const CommandSpec& spec,
     }
     parsed.options_[std::string(name)].emplace_back(has_value ? argument.substr(equals + 1) : "");
   }
-  if (auto status = CheckOperandCount(spec, parsed.operands_); !status.ok()) return status;
+  if (auto status = CheckOperands(spec, parsed.operands_); !status.ok()) return status;
   return parsed;
 }
 

@@ -6,7 +6,9 @@ module;
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/service_type.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -48,6 +50,22 @@ absl::Status ClearPath(const std::string& path) {
   return absl::OkStatus();
 }
 
+// gRPC says only that it cannot listen, and that in a log of many lines: what the kernel says is
+// asked here.
+absl::Status TryPath(const std::string& path) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  const int socket_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const bool bound = socket_fd >= 0 && bind(socket_fd, reinterpret_cast<const sockaddr*>(&address),
+                                            sizeof address) == 0;
+  const int error = errno;
+  if (socket_fd >= 0) close(socket_fd);
+  if (bound && unlink(path.c_str()) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(path, ": cannot listen there: ", std::strerror(bound ? errno : error)));
+}
+
 }  // namespace
 
 Server::Server(std::string path) : path_(std::move(path)), tokens_(RandomSecret()) {}
@@ -57,6 +75,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& addres
   auto path = SocketPathOf(address);
   if (!path.ok()) return path.status();
   if (auto status = ClearPath(*path); !status.ok()) return status;
+  if (auto status = TryPath(*path); !status.ok()) return status;
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();

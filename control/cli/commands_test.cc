@@ -67,6 +67,8 @@ INSTANTIATE_TEST_SUITE_P(
                   {"format", "make"},
                   "format make: unknown command; must be one of: list, show"},
         UsageCase{"NoImage", {"run"}, "IMAGE: missing; see 'pagesawctl run --help'"},
+        UsageCase{"EmptyImage", {"run", ""}, "IMAGE: must not be empty"},
+        UsageCase{"EmptyImageOfVm", {"vm", "create", "a", ""}, "IMAGE: must not be empty"},
         UsageCase{"UnknownOption",
                   {"run", "x", "--fast"},
                   "--fast: unknown option; see 'pagesawctl run --help'"},
@@ -124,6 +126,17 @@ TEST(Commands, FailsWithoutADaemon) {
   EXPECT_EQ(outcome.error,
             "error: no daemon listens at unix:/tmp/pagesaw-none.sock; start one: pagesawd "
             "--listen=unix:/tmp/pagesaw-none.sock\n");
+}
+
+// Neither file ends: reading one whole would take all memory or all time.
+TEST(Commands, WritesNoEndlessFile) {
+  for (const char* path : {"/dev/zero", "/tmp"}) {
+    const std::string file = std::string("--file=") + path;
+    const Arguments arguments = {"vm", "write-memory", "a", "0", file};
+    const Outcome outcome = RunCommand(arguments);
+    EXPECT_EQ(outcome.exit_status, kFailed);
+    EXPECT_EQ(outcome.error, std::string("error: ") + path + ": not a regular file\n");
+  }
 }
 
 TEST(Commands, FailsWithoutAnImageFileBeforeADaemonStarts) {

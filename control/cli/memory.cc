@@ -7,9 +7,10 @@ module;
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "control/cli/client.h"
@@ -76,9 +77,15 @@ absl::StatusOr<std::string> BytesOfHex(const std::string& digits) {
 }
 
 absl::StatusOr<std::string> BytesOfFile(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
-  std::string bytes(std::istreambuf_iterator<char>(file), {});
+  std::string bytes(kMaxBytes + 1, '\0');
+  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  bytes.resize(static_cast<std::size_t>(file.gcount()));
   if (!bytes.empty() && bytes.size() <= kMaxBytes) return bytes;
   return absl::InvalidArgumentError(
       absl::StrCat(path, ": must have from 1 to ", kMaxBytes, " bytes"));

@@ -129,6 +129,14 @@ TEST_F(DaemonTest, IsRefusedASocketInUse) {
   EXPECT_EQ(RunToEnd(kCli + std::string(" vm list") + socket()).exit_status, 0);
 }
 
+TEST_F(DaemonTest, SaysInOneLineWhyItCannotListen) {
+  const std::string missing = directory_ + "/none/s";
+  const Ended ended = RunToEnd(kDaemon + (" --listen=unix:" + missing));
+  EXPECT_EQ(ended.exit_status, 1);
+  EXPECT_EQ(ended.output,
+            "error: " + missing + ": cannot listen there: No such file or directory\n");
+}
+
 TEST_F(DaemonTest, KeepsItsSocketToItsOwner) {
   Daemon daemon(listen(), {});
   struct stat status = {};
