@@ -73,7 +73,8 @@ void Core::UpdateMode() {
 }
 
 void Core::UpdatePaging() {
-  guest_format = MakeLegacyFormat(Paging());
+  paging = Paging();
+  guest_format = MakeLegacyFormat(paging);
   paging_changed = true;
   FlushTranslations();
 }

@@ -11,6 +11,7 @@ export import pagesaw.core.cpu_state;
 export import pagesaw.core.page_format;
 export import pagesaw.core.processor;
 export import pagesaw.cpu.lazy_flags;
+export import pagesaw.cpu.second_stage_tlb;
 export import pagesaw.cpu.tlb;
 export import pagesaw.cpu.model;
 export import pagesaw.core.access;
@@ -191,6 +192,7 @@ struct Core {
   std::uint8_t cpl = 0;
   bool stack_64 = false, stack_32 = false;  // width of the stack pointer; neither: 16 bits
 
+  PagingState paging;          // as of the last UpdatePaging
   PageFormat guest_format;     // of the guest's own tables
   bool paging_changed = true;  // the snapshot for other threads is out of date
 
@@ -211,6 +213,7 @@ struct Core {
   std::uint64_t retired = 0;  // instructions of finished Runs
   CodeWatcher* code = nullptr;
   Tlb tlb;
+  SecondStageTlb second_stage_tlb;  // flushed by whoever changes `tables` or the SPTEs
   std::array<JumpCacheEntry, kJumpCacheEntries> jump_cache;
 
   template <class T>

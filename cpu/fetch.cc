@@ -34,8 +34,7 @@ bool TranslateFetch(Core& core, std::uint64_t linear, const std::byte*& host) {
   if (entry.write_tag != tag) entry.write_tag = kNoTag;
   entry.fetch_tag = tag;
   entry.addend = addend;
-  bank.used = true;
-  bank.large = bank.large || page.level != Level::kPt;
+  core.tlb.NoteFill(bank, linear, page.level);
   host = reinterpret_cast<const std::byte*>(page.host);
   return true;
 }

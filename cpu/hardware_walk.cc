@@ -47,9 +47,8 @@ class ThroughSecondStage {
 
   TableEntry Find(OutputAddress at) {
     const Access access = Access::Read(Privilege::kUser);
-    const WalkResult result = WalkGiven(core_, InputOf(GpaOf(at)), access);
-    if (!result) {
-      Refuse(result.fault(), access, at);
+    Translation found;
+    if (!Translate(at, access, found)) {
       // Where no memory is, the entry is whatever a device or the empty bus answers.
       fault_.bus = {.kind = BusAccess::Kind::kMmioRead,
                     .bytes = core_.guest_format.layout.entry_bytes,
@@ -59,14 +58,13 @@ class ThroughSecondStage {
       answered_entry_ = answer->value;
       return {.host = reinterpret_cast<std::byte*>(&answered_entry_)};
     }
-    return {.host = reinterpret_cast<std::byte*>(result->output.bits())};
+    return {.host = reinterpret_cast<std::byte*>(found.output.bits())};
   }
 
   EntryUpdate PrepareUpdate(OutputAddress at) {
     const Access access = Access::Write(Privilege::kUser);
-    const WalkResult result = WalkGiven(core_, InputOf(GpaOf(at)), access);
-    if (result) return EntryUpdate::kAllowed;
-    Refuse(result.fault(), access, at);
+    Translation found;
+    if (Translate(at, access, found)) return EntryUpdate::kAllowed;
     // An entry in memory that cannot be written stays as it is: the outside answers without a
     // write.
     fault_.bus = {.kind = BusAccess::Kind::kMmioWrite, .address = at.bits()};
@@ -75,15 +73,10 @@ class ThroughSecondStage {
 
   bool Finish(Translation& translation, Access access) {
     const Access asked = SecondStageAccess(translation.rights, access);
-    const WalkResult result = WalkGiven(core_, InputOf(GpaOf(translation.output)), asked);
-    if (!result) {
-      Refuse(result.fault(), asked, translation.output);
-      fault_.stage = Stage::kFinal;
-      fault_.guest_rights = translation.rights;
-      return false;
-    }
-    final_ = *result;
-    return true;
+    if (Translate(translation.output, asked, final_)) return true;
+    fault_.stage = Stage::kFinal;
+    fault_.guest_rights = translation.rights;
+    return false;
   }
 
   const Translation& final_stage() const { return final_; }
@@ -107,10 +100,20 @@ class ThroughSecondStage {
     return access.is_write() ? Access::Write(privilege_) : Access::Read(privilege_);
   }
 
-  void Refuse(const WalkFault& fault, Access access, OutputAddress at) {
-    fault_ = Describe(fault, access);
+  // On refusal `fault_` says why, as that of a table access.
+  bool Translate(OutputAddress at, Access access, Translation& found) {
+    const Gpa gpa = GpaOf(at);
+    if (core_.second_stage_tlb.Find(*core_.tables.format, gpa, access, found)) return true;
+    const WalkResult result = WalkGiven(core_, InputOf(gpa), access);
+    if (result) {
+      found = *result;
+      core_.second_stage_tlb.Enter(gpa, found);
+      return true;
+    }
+    fault_ = Describe(result.fault(), access);
     fault_.address = InputAddress(at.bits());
     fault_.stage = Stage::kTable;
+    return false;
   }
 
   Core& core_;
@@ -122,7 +125,7 @@ class ThroughSecondStage {
 };
 
 bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& page) {
-  const PagingState paging = core.Paging();
+  const PagingState& paging = core.paging;
   const PageFormat& guest = core.guest_format;
   ThroughSecondStage space(core, paging.paging());
   const WalkResult result = WalkLinear(paging, guest, InputAddress(linear), access, space, nullptr);
@@ -143,7 +146,7 @@ bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& pa
       access.smap_waived() ? Access::Write(by).WithSmapWaived() : Access::Write(by);
   const bool plain = !paging.paging();
   page.host = last.output.bits();
-  page.level = last.level < result->level || plain ? last.level : result->level;
+  page.level = result->level;
   page.readable = (plain || !guest.PermissionFault(result->rights, read)) &&
                   !format.PermissionFault(last.rights, Access::Read(space.final_privilege()));
   page.writable =

@@ -11,7 +11,7 @@ export namespace pagesaw::cpu {
 // Where a linear page is, and what may be done there without walking again.
 struct HostPage {
   std::uint64_t host = 0;    // of the very byte
-  Level level = Level::kPt;  // of the smallest page on the way
+  Level level = Level::kPt;  // of the page that INVLPG would name
   bool readable = false;
   bool writable = false;  // allowed, and dirty in every table
 };

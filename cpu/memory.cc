@@ -38,8 +38,7 @@ void Fill(Core& core, By by, std::uint64_t linear, const HostPage& page) {
   entry.addend = addend;
   entry.read_tag = page.readable ? tag : kNoTag;
   entry.write_tag = page.writable && !core.code->HoldsCode(page.host) ? tag : kNoTag;
-  bank.used = true;
-  bank.large = bank.large || page.level != Level::kPt;
+  core.tlb.NoteFill(bank, linear, page.level);
 }
 
 // Finds out where [linear, linear + bytes), in one page, is. False: a fault for the guest, or a

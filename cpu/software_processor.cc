@@ -266,11 +266,13 @@ void SoftwareProcessor::SetState(const CpuState& state) {
 
 void SoftwareProcessor::SetTables(const TranslationTables& tables) {
   core_->tables = tables;
+  core_->second_stage_tlb.Flush();
   core_->FlushTranslations();
 }
 
 void SoftwareProcessor::FlushTlb() {
   code_->Clear();
+  core_->second_stage_tlb.Flush();
   core_->FlushTranslations();
 }
 
@@ -281,7 +283,7 @@ void SoftwareProcessor::RequestExit() {
 
 void SoftwareProcessor::PublishPaging() {
   core_->paging_changed = false;
-  const PagingState state = core_->Paging();
+  const PagingState& state = core_->paging;
   std::array<std::uint64_t, kSnapshotWords> words = {};
   std::memcpy(words.data(), &state, sizeof(state));
   const std::uint64_t version = snapshot_version_.load(std::memory_order_relaxed);

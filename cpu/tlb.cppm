@@ -2,8 +2,11 @@
 // over SPTEs found; whoever changes SPTEs flushes it.
 module;
 #include <array>
+#include <bitset>
 #include <cstdint>
 export module pagesaw.cpu.tlb;
+
+import pagesaw.core.address;
 
 export namespace pagesaw::cpu {
 
@@ -25,8 +28,7 @@ inline constexpr unsigned kTlbEntries = 1024;
 // Translations for one way of being privileged.
 struct TlbBank {
   std::array<TlbEntry, kTlbEntries> entries;
-  bool used = false;   // some entry is not empty
-  bool large = false;  // some entry is a piece of a page of more than 4 KiB
+  bool used = false;  // some entry is not empty
 
   inline TlbEntry& At(std::uint64_t linear) { return entries[(linear >> 12) & (kTlbEntries - 1)]; }
 };
@@ -43,15 +45,34 @@ class Tlb {
  public:
   inline TlbBank& bank(BankName name) { return banks_[static_cast<unsigned>(name)]; }
 
+  // Notes that an entry of `bank` for `linear` was made from a page at `level`.
+  inline void NoteFill(TlbBank& bank, std::uint64_t linear, Level level) {
+    bank.used = true;
+    if (level == Level::kPd) pieces_2m_.set(RegionOf(linear, k2mShift));
+    if (level > Level::kPd) pieces_1g_.set(RegionOf(linear, k1gShift));
+  }
+
   // Forgets everything.
   void Flush();
-  // Forgets the page that holds `linear`; everything, if large pages are cached.
+  // Forgets the page that holds `linear`, of whatever size, with all its pieces.
   void FlushPage(std::uint64_t linear);
   // Forgets every right to write to the host page that holds `host`: the next store there walks.
   void FlushWritesTo(std::uint64_t host);
 
  private:
+  static constexpr unsigned k2mShift = 21;
+  static constexpr unsigned k1gShift = 30;
+  static constexpr unsigned kRegions = 256;  // of a hash of 8 bits
+
+  // Addresses that programs choose differ in few, high bits: all of them count.
+  static constexpr unsigned RegionOf(std::uint64_t linear, unsigned shift) {
+    return static_cast<unsigned>((linear >> shift) * 0x9e37'79b9'7f4a'7c15 >> 56);
+  }
+  void FlushRegion(std::uint64_t linear, unsigned shift);
+
   std::array<TlbBank, 4> banks_;
+  // Regions, by a hash, of which some entry may be a piece of a large page.
+  std::bitset<kRegions> pieces_2m_, pieces_1g_;
 };
 
 }  // namespace pagesaw::cpu

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <string>
 
+import pagesaw.core.address;
 import pagesaw.cpu.tlb;
 
 namespace pagesaw::cpu {
@@ -12,10 +14,9 @@ constexpr std::uint64_t kHost = 0x1000'0000;
 
 class TlbTest : public testing::Test {
  protected:
-  TlbEntry& Enter(BankName name, std::uint64_t linear, bool large) {
+  TlbEntry& Enter(BankName name, std::uint64_t linear, Level level) {
     TlbBank& bank = tlb_->bank(name);
-    bank.used = true;
-    bank.large = bank.large || large;
+    tlb_->NoteFill(bank, linear, level);
     TlbEntry& entry = bank.At(linear);
     entry = {
         .read_tag = linear, .write_tag = linear, .fetch_tag = linear, .addend = kHost - linear};
@@ -26,36 +27,57 @@ class TlbTest : public testing::Test {
 };
 
 TEST_F(TlbTest, FlushForgetsEveryBank) {
-  const TlbEntry& user = Enter(BankName::kUser, kLinear, false);
-  const TlbEntry& supervisor = Enter(BankName::kSupervisor, kLinear, true);
+  const TlbEntry& user = Enter(BankName::kUser, kLinear, Level::kPt);
+  const TlbEntry& supervisor = Enter(BankName::kSupervisor, kLinear, Level::kPd);
   tlb_->Flush();
   EXPECT_EQ(user.read_tag, kNoTag);
   EXPECT_EQ(supervisor.fetch_tag, kNoTag);
 }
 
 TEST_F(TlbTest, FlushPageForgetsThatPageInEveryBankAlone) {
-  const TlbEntry& gone = Enter(BankName::kUser, kLinear, false);
-  const TlbEntry& kept = Enter(BankName::kSupervisor, kLinear + 0x1000, false);
+  const TlbEntry& gone = Enter(BankName::kUser, kLinear, Level::kPt);
+  const TlbEntry& kept = Enter(BankName::kSupervisor, kLinear + 0x1000, Level::kPt);
   tlb_->FlushPage(kLinear + 0xfff);
   EXPECT_EQ(gone.read_tag, kNoTag);
   EXPECT_EQ(kept.read_tag, kLinear + 0x1000);
 }
 
-TEST_F(TlbTest, FlushPageForgetsAllPiecesOfLargePages) {
-  const TlbEntry& piece = Enter(BankName::kSupervisor, kLinear + 0x5000, true);
-  tlb_->FlushPage(kLinear);
-  EXPECT_EQ(piece.read_tag, kNoTag);
+struct PieceCase {
+  const char* name;
+  Level level;
+  std::uint64_t distance;  // from the page flushed to another one that is cached
+  bool kept;
+};
+
+class TlbPieces : public TlbTest, public testing::WithParamInterface<PieceCase> {};
+
+TEST_P(TlbPieces, GoWithTheirPage) {
+  const PieceCase& row = GetParam();
+  constexpr std::uint64_t kStart = 0x7fc0'0000'0000;
+  const TlbEntry& entry = Enter(BankName::kSupervisor, kStart + row.distance, row.level);
+  tlb_->NoteFill(tlb_->bank(BankName::kSupervisor), kStart, row.level);
+  tlb_->FlushPage(kStart);
+  EXPECT_EQ(entry.read_tag == kNoTag, !row.kept);
 }
 
+INSTANTIATE_TEST_SUITE_P(
+    Sizes, TlbPieces,
+    testing::Values(PieceCase{"NextSmallPage", Level::kPt, 0x1000, true},
+                    PieceCase{"SameLargePage", Level::kPd, 0x1ff000, false},
+                    PieceCase{"NextLargePage", Level::kPd, 0x201000, true},
+                    PieceCase{"SameHugePage", Level::kPdpt, 0x3fff'f000, false},
+                    PieceCase{"NextHugePage", Level::kPdpt, 0x4000'1000, true}),
+    [](const auto& info) { return std::string(info.param.name); });
+
 TEST_F(TlbTest, FlushWritesToAHostPageLeavesReads) {
-  const TlbEntry& entry = Enter(BankName::kUser, kLinear, false);
+  const TlbEntry& entry = Enter(BankName::kUser, kLinear, Level::kPt);
   tlb_->FlushWritesTo(kHost + 0x800);
   EXPECT_EQ(entry.write_tag, kNoTag);
   EXPECT_EQ(entry.read_tag, kLinear);
 }
 
 TEST_F(TlbTest, FlushWritesToAnotherHostPageKeepsThem) {
-  const TlbEntry& entry = Enter(BankName::kUser, kLinear, false);
+  const TlbEntry& entry = Enter(BankName::kUser, kLinear, Level::kPt);
   tlb_->FlushWritesTo(kHost + 0x1000);
   EXPECT_EQ(entry.write_tag, kLinear);
 }
