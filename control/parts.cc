@@ -4,6 +4,7 @@ module;
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <variant>
 module pagesaw.control.parts;
 
@@ -23,7 +24,14 @@ absl::StatusOr<std::unique_ptr<Processor>> MakeProcessor(const ProcessorRequest&
   if (const auto* refusal = std::get_if<std::string>(&model)) {
     return absl::InvalidArgumentError(*refusal);
   }
-  return std::make_unique<cpu::SoftwareProcessor>(std::get<cpu::CpuModel>(model));
+  std::shared_ptr<cpu::CodeRegistry> registry;
+  if (auto* first = dynamic_cast<cpu::SoftwareProcessor*>(request.first); first != nullptr) {
+    registry = first->registry();
+  } else if (request.count > 1) {
+    registry = std::make_shared<cpu::CodeRegistry>();
+  }
+  return std::make_unique<cpu::SoftwareProcessor>(std::get<cpu::CpuModel>(model),
+                                                  std::move(registry));
 }
 
 }  // namespace

@@ -33,7 +33,8 @@ void Forgotten(Core& core, const Op* op) [[clang::preserve_none]] {
 
 void CodeCache::FreeArena::operator()(Op* ops) const { ::operator delete(ops); }
 
-CodeCache::CodeCache() : arena_(static_cast<Op*>(::operator new(kMaxOps * sizeof(Op)))) {}
+CodeCache::CodeCache(CodeRegistry::Member* member)
+    : member_(member), arena_(static_cast<Op*>(::operator new(kMaxOps * sizeof(Op)))) {}
 CodeCache::~CodeCache() = default;
 
 Block* CodeCache::Find(const std::byte* host, CodeMode mode) {
@@ -42,8 +43,20 @@ Block* CodeCache::Find(const std::byte* host, CodeMode mode) {
 }
 
 Op* CodeCache::Reserve(std::size_t ops) {
-  if (used_ + ops > kMaxOps) Clear();
+  if (used_ + ops > kMaxOps || pages_.size() >= kMaxPages) Clear();
   return arena_.get() + used_;
+}
+
+bool CodeCache::Hold(const std::byte* host) {
+  const std::uint64_t page = PageOf(reinterpret_cast<std::uint64_t>(host));
+  if (!pages_.try_emplace(page).second) return false;
+  if (member_ != nullptr) member_->Hold(page);
+  return true;
+}
+
+bool CodeCache::MayKeep(const std::byte* host) const {
+  return member_ == nullptr ||
+         member_->IsSettled(PageOf(reinterpret_cast<std::uint64_t>(host)));
 }
 
 Block* CodeCache::Keep(const std::byte* host, std::size_t bytes, CodeMode mode, Op* ops,
@@ -62,15 +75,26 @@ Block* CodeCache::Keep(const std::byte* host, std::size_t bytes, CodeMode mode, 
 
 void CodeCache::Clear() {
   by_address_.clear();
+  if (member_ != nullptr) {
+    for (const auto& [page, unused] : pages_) member_->Release(page);
+  }
   pages_.clear();
   blocks_.clear();
   used_ = 0;
   ++generation_;
 }
 
-bool CodeCache::HoldsCode(std::uint64_t host) const { return pages_.contains(PageOf(host)); }
+bool CodeCache::HoldsCode(std::uint64_t host) const {
+  return pages_.contains(PageOf(host)) ||
+         (member_ != nullptr && member_->OthersHold(PageOf(host)));
+}
 
 void CodeCache::Changed(std::uint64_t host, std::size_t bytes) {
+  if (member_ != nullptr) member_->Announce(host, bytes);
+  Forget(host, bytes);
+}
+
+void CodeCache::Forget(std::uint64_t host, std::size_t bytes) {
   const auto it = pages_.find(PageOf(host));
   if (it == pages_.end() || (it->second.code_lines & LinesOf(host, bytes)) == 0) return;
   for (const std::uint64_t key : it->second.blocks) {
@@ -81,6 +105,7 @@ void CodeCache::Changed(std::uint64_t host, std::size_t bytes) {
     }
     by_address_.erase(block);
   }
+  if (member_ != nullptr) member_->Release(PageOf(host));
   pages_.erase(it);
   ++generation_;
 }

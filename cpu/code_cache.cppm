@@ -9,6 +9,7 @@ module;
 #include <vector>
 export module pagesaw.cpu.code_cache;
 
+export import pagesaw.cpu.code_registry;
 export import pagesaw.cpu.core;
 
 export namespace pagesaw::cpu {
@@ -28,8 +29,12 @@ class CodeCache final : public CodeWatcher {
  public:
   // Ops that are kept at most; 32 bytes each.
   static constexpr std::size_t kMaxOps = 256 * 1024;
+  // Pages that are held at most.
+  static constexpr std::size_t kMaxPages = 64 * 1024;
 
-  CodeCache();
+  // `member` is this processor's part in its VM's registry, or null for a processor that shares its
+  // memory with no other.
+  explicit CodeCache(CodeRegistry::Member* member = nullptr);
   ~CodeCache() override;
 
   // The block whose first byte is at `host`, or null.
@@ -39,6 +44,10 @@ class CodeCache final : public CodeWatcher {
   // forgetting everything if need be: then blocks found before are gone, and `generation` has
   // changed.
   Op* Reserve(std::size_t ops);
+  // Comes before any byte of the page of `host` is read for decoding. True if it was not held.
+  bool Hold(const std::byte* host);
+  // Whether what was decoded from the page since may be kept; else it may run once.
+  bool MayKeep(const std::byte* host) const;
   // Keeps the block of `bytes` bytes that was built in the reserved room: `used` ops.
   Block* Keep(const std::byte* host, std::size_t bytes, CodeMode mode, Op* ops, std::size_t used,
               std::uint32_t instructions);
@@ -50,6 +59,8 @@ class CodeCache final : public CodeWatcher {
 
   bool HoldsCode(std::uint64_t host) const override;
   void Changed(std::uint64_t host, std::size_t bytes) override;
+  // The same when another processor made the change.
+  void Forget(std::uint64_t host, std::size_t bytes);
 
  private:
   struct Page {
@@ -64,6 +75,7 @@ class CodeCache final : public CodeWatcher {
     return reinterpret_cast<std::uint64_t>(host) << 4 | mode.key();
   }
 
+  CodeRegistry::Member* const member_;
   std::unique_ptr<Op, FreeArena> arena_;  // unconstructed: touched as it fills
   std::size_t used_ = 0;
   std::uint64_t generation_ = 1;

@@ -5,6 +5,7 @@ module;
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 export module pagesaw.cpu.core;
 
 export import pagesaw.core.cpu_state;
@@ -212,6 +213,8 @@ struct Core {
   std::uint64_t tsc_offset = 0;
   std::uint64_t retired = 0;  // instructions of finished Runs
   CodeWatcher* code = nullptr;
+  // Held during locked operations that host memory cannot make atomic; null: nobody else is there.
+  std::mutex* split_lock = nullptr;
   Tlb tlb;
   SecondStageTlb second_stage_tlb;  // flushed by whoever changes `tables` or the SPTEs
   std::array<JumpCacheEntry, kJumpCacheEntries> jump_cache;

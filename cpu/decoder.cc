@@ -1,5 +1,6 @@
 module;
 #include <Zydis/Zydis.h>
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +10,7 @@ module pagesaw.cpu.decoder;
 import pagesaw.cpu.branches;
 import pagesaw.cpu.dispatch;
 import pagesaw.cpu.general_selection;
+import pagesaw.cpu.host_bytes;
 import pagesaw.cpu.integer;
 import pagesaw.cpu.selection;
 import pagesaw.cpu.stack;
@@ -160,8 +162,15 @@ DecodedBlock DecodeBlock(const CodeBytes& bytes, CodeMode mode, const CpuModel& 
     decoded.code_size = mode.size;
     decoded.model = &model;
     op.ip = static_cast<std::uint16_t>(bytes.page_offset + at);
-    const ZyanStatus status = ZydisDecoderDecodeFull(&zydis, bytes.first + at, bytes.count - at,
-                                                     &decoded.instruction, decoded.operands);
+    // Decoded from a copy: other processors may write to the bytes meanwhile.
+    std::array<std::byte, ZYDIS_MAX_INSTRUCTION_LENGTH> copy;
+    const std::size_t count = std::min(bytes.count - at, copy.size());
+    CopyHost(copy.data(), bytes.first + at, count);
+    ZyanStatus status = ZydisDecoderDecodeFull(&zydis, copy.data(), count, &decoded.instruction,
+                                               decoded.operands);
+    if (status == ZYDIS_STATUS_NO_MORE_DATA && count == copy.size()) {
+      status = ZYDIS_STATUS_INSTRUCTION_TOO_LONG;
+    }
     if (status == ZYDIS_STATUS_NO_MORE_DATA) break;
     Selection selection;
     if (ZYAN_SUCCESS(status)) {

@@ -87,14 +87,14 @@ Block* Fetcher::Decode(Core& core, std::uint64_t linear, const std::byte* host, 
   const auto offset = static_cast<std::uint16_t>(linear & kPageMask);
   const CodeBytes bytes = {host, kPageMask + 1 - offset, offset};
   Op* ops = cache_->Reserve(kMaxBlockOps);
+  if (cache_->Hold(host)) core.tlb.FlushWritesTo(reinterpret_cast<std::uint64_t>(host));
+  if (!cache_->MayKeep(host)) return DecodeAcrossPages(core, linear, host, mode);
   const DecodedBlock decoded = DecodeBlock(bytes, mode, *core.model, ops);
   if (decoded.ops == 0) return DecodeAcrossPages(core, linear, host, mode);
-  const auto address = reinterpret_cast<std::uint64_t>(host);
-  if (!cache_->HoldsCode(address)) core.tlb.FlushWritesTo(address);
   return cache_->Keep(host, decoded.bytes, mode, ops, decoded.ops, decoded.instructions);
 }
 
-// One instruction, from a copy of its bytes, which may lie in two pages.
+// One instruction, to be executed once: it may lie in two pages, or be written to meanwhile.
 Block* Fetcher::DecodeAcrossPages(Core& core, std::uint64_t linear, const std::byte* host,
                                   CodeMode mode) {
   mode.single = true;
@@ -102,7 +102,7 @@ Block* Fetcher::DecodeAcrossPages(Core& core, std::uint64_t linear, const std::b
   const auto offset = static_cast<std::uint16_t>(linear & kPageMask);
   const std::uint64_t to_limit = std::min<std::uint64_t>(BytesToLimit(core), copy.size());
   const std::size_t in_first = std::min<std::size_t>(to_limit, kPageMask + 1 - offset);
-  std::memcpy(copy.data(), host, in_first);
+  CopyHost(copy.data(), host, in_first);
   DecodedBlock decoded =
       DecodeBlock({copy.data(), in_first, offset}, mode, *core.model, scratch_ops_.data());
   if (decoded.ops == 0 && in_first < to_limit) {
@@ -111,7 +111,7 @@ Block* Fetcher::DecodeAcrossPages(Core& core, std::uint64_t linear, const std::b
     if (!TranslateFetch(core, core.code_64() ? next : static_cast<std::uint32_t>(next), second)) {
       return nullptr;
     }
-    std::memcpy(copy.data() + in_first, second, to_limit - in_first);
+    CopyHost(copy.data() + in_first, second, to_limit - in_first);
     decoded = DecodeBlock({copy.data(), static_cast<std::size_t>(to_limit), offset}, mode,
                           *core.model, scratch_ops_.data());
   }

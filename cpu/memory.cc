@@ -109,7 +109,7 @@ void MoveBytes(std::byte* to, const std::byte* from, unsigned bytes) {
     case 8:
       return Move<std::uint64_t>(to, from);
     default:
-      std::memcpy(to, from, bytes);
+      CopyHost(to, from, bytes);
   }
 }
 

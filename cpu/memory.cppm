@@ -8,6 +8,7 @@ export module pagesaw.cpu.memory;
 
 import pagesaw.core.access;
 export import pagesaw.cpu.core;
+export import pagesaw.cpu.host_bytes;
 
 export namespace pagesaw::cpu {
 
@@ -33,26 +34,6 @@ bool ProbeRead(Core& core, std::uint64_t linear, unsigned bytes, By by);
 // Host memory for an atomic read-modify-write of `bytes` bytes at `linear`, aligned to `bytes`;
 // null in `host` if it must be done with LoadSlow and StoreSlow (a device, or crossing pages).
 bool HostForModify(Core& core, std::uint64_t linear, unsigned bytes, std::byte*& host);
-
-// Guest memory changes under other processors: accesses are single, as wide as asked, and the
-// compiler neither repeats nor invents them.
-template <class T>
-inline T LoadHost(const void* host) {
-  if (reinterpret_cast<std::uintptr_t>(host) % sizeof(T) == 0) {
-    return __atomic_load_n(static_cast<const T*>(host), __ATOMIC_RELAXED);
-  }
-  T value;
-  __builtin_memcpy(&value, host, sizeof(T));
-  return value;
-}
-template <class T>
-inline void StoreHost(void* host, T value) {
-  if (reinterpret_cast<std::uintptr_t>(host) % sizeof(T) == 0) {
-    __atomic_store_n(static_cast<T*>(host), value, __ATOMIC_RELAXED);
-  } else {
-    __builtin_memcpy(host, &value, sizeof(T));
-  }
-}
 
 // Whether all of a T at `linear` lies in the page that `tag` names.
 template <class T>

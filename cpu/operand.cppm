@@ -4,6 +4,7 @@ module;
 #include <Zydis/Zydis.h>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 export module pagesaw.cpu.operand;
 
 export import pagesaw.cpu.dispatch;
@@ -119,7 +120,11 @@ inline bool ModifyMemoryLocked(Core& core, std::uint64_t linear, Change change) 
   std::byte* host = nullptr;
   if (!HostOfModified<T>(core, linear, host)) [[unlikely]]
     return false;
-  if (host == nullptr) return ModifyMemory<T>(core, linear, change);
+  if (host == nullptr) {
+    const std::unique_lock lock = core.split_lock == nullptr ? std::unique_lock<std::mutex>()
+                                                             : std::unique_lock(*core.split_lock);
+    return ModifyMemory<T>(core, linear, change);
+  }
   T* const target = reinterpret_cast<T*>(host);
   T old = LoadHost<T>(host);
   LazyFlags flags = core.flags;

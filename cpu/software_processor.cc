@@ -6,6 +6,7 @@ module;
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <utility>
 module pagesaw.cpu.software_processor;
 
 import pagesaw.cpu.exceptions;
@@ -36,13 +37,18 @@ Pending PendingOf(const Event& event, std::uint64_t rip) {
 
 }  // namespace
 
-SoftwareProcessor::SoftwareProcessor(const CpuModel& model)
+SoftwareProcessor::SoftwareProcessor(const CpuModel& model, std::shared_ptr<CodeRegistry> registry)
     : model_(model),
+      registry_(std::move(registry)),
       core_(std::make_unique<Core>()),
-      code_(std::make_unique<CodeCache>()),
+      member_(registry_ == nullptr
+                  ? nullptr
+                  : std::make_unique<CodeRegistry::Member>(*registry_, core_->attention)),
+      code_(std::make_unique<CodeCache>(member_.get())),
       fetcher_(*code_) {
   core_->model = &model_;
   core_->code = code_.get();
+  if (registry_ != nullptr) core_->split_lock = &registry_->split_lock();
   SetState(ResetState());
 }
 
@@ -57,13 +63,37 @@ Exit SoftwareProcessor::Run(std::uint64_t instructions) {
   core.exit = Exit{};
   core.replay.Rewind();
   core.link = nullptr;  // code and RIP may have changed since
-  while (!LeavesBeforeBlock() && !RunBlock()) {
-  }
+  RunUntilExit();
   core.stop = Stop::kNone;
   if (core.paging_changed) PublishPaging();
   core.retired += static_cast<std::uint64_t>(budget - core.budget);
   retired_.store(core.retired, std::memory_order_relaxed);
   return core.exit;
+}
+
+void SoftwareProcessor::RunUntilExit() {
+  if (member_ != nullptr) {
+    member_->Enter();
+    HearNews();
+  }
+  while (!LeavesBeforeBlock() && !RunBlock()) {
+  }
+  if (member_ != nullptr) member_->Leave();
+}
+
+void SoftwareProcessor::HearNews() {
+  if (!member_->HasNews()) return;
+  Core& core = *core_;
+  const CodeNews news = member_->TakeNews();
+  core.link = nullptr;  // the branch that wanted it may be forgotten
+  if (news.drop_all_write_tags) core.tlb.FlushWrites();
+  for (const CodeNews::HeldPage& held : news.held) core.tlb.FlushWritesTo(held.page << 12);
+  member_->Confirm(news);
+  if (news.forget_all_code) {
+    code_->Clear();
+    core.ForgetJumps();
+  }
+  for (const CodeNews::Change& change : news.changes) code_->Forget(change.host, change.bytes);
 }
 
 bool SoftwareProcessor::LeaveFor(ExitReason reason) {
@@ -76,7 +106,8 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
   if (broken_) return LeaveFor(ExitReason::kShutdown);
   if (core.paging_changed) PublishPaging();
   if (core.attention.load(std::memory_order_relaxed)) {
-    core.attention.store(false, std::memory_order_relaxed);
+    core.attention.store(false, std::memory_order_seq_cst);
+    if (member_ != nullptr) HearNews();
     if (exit_requested_.exchange(false)) return LeaveFor(ExitReason::kRequested);
   }
   if (!pending_ && core.event_queued) {

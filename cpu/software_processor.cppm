@@ -11,6 +11,7 @@ export import pagesaw.core.processor;
 export import pagesaw.cpu.model;
 import pagesaw.core.cpu_state;
 import pagesaw.core.paging_state;
+export import pagesaw.cpu.code_registry;
 import pagesaw.cpu.core;
 import pagesaw.cpu.fetch;
 
@@ -18,8 +19,9 @@ export namespace pagesaw::cpu {
 
 class SoftwareProcessor final : public Processor {
  public:
-  // A processor after RESET. `model` is copied.
-  explicit SoftwareProcessor(const CpuModel& model);
+  // A processor after RESET. `model` is copied. Processors that share memory share a registry;
+  // without one, the memory is this processor's alone.
+  explicit SoftwareProcessor(const CpuModel& model, std::shared_ptr<CodeRegistry> registry = nullptr);
   ~SoftwareProcessor() override;
 
   Exit Run(std::uint64_t instructions) override;
@@ -35,6 +37,8 @@ class SoftwareProcessor final : public Processor {
   void FlushTlb() override;
   void RequestExit() override;
   PagingState paging_snapshot() const override;
+  // What siblings of this processor are to share with it.
+  const std::shared_ptr<CodeRegistry>& registry() const { return registry_; }
   std::uint64_t instructions_retired() const override {
     return retired_.load(std::memory_order_relaxed);
   }
@@ -44,6 +48,9 @@ class SoftwareProcessor final : public Processor {
 
   // Whether something comes before the next block: true, and `core_->exit` is the exit of Run.
   bool LeavesBeforeBlock();
+  // Does what other processors' stores and code ask for.
+  void HearNews();
+  void RunUntilExit();
   // Executes one block. True: Run returns `core_->exit`.
   bool RunBlock();
   // Delivers `pending_`. True: Run returns `core_->exit`.
@@ -52,7 +59,9 @@ class SoftwareProcessor final : public Processor {
   void PublishPaging();
 
   CpuModel model_;
+  std::shared_ptr<CodeRegistry> registry_;
   std::unique_ptr<Core> core_;
+  std::unique_ptr<CodeRegistry::Member> member_;  // null without siblings
   std::unique_ptr<CodeCache> code_;
   Fetcher fetcher_;
   std::optional<Pending> pending_;  // an exception that could not be delivered yet

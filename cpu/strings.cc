@@ -108,7 +108,7 @@ void CopyForward(std::byte* to, const std::byte* from, std::size_t bytes) {
   const std::uintptr_t distance =
       reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from);
   if (distance >= bytes) {
-    std::memmove(to, from, bytes);
+    CopyHost(to, from, bytes);
     return;
   }
   for (std::size_t i = 0; i < bytes; i += sizeof(T)) StoreHost<T>(to + i, LoadHost<T>(from + i));
@@ -118,7 +118,7 @@ template <class T>
 void Fill(std::byte* to, T value, std::size_t bytes) {
   const auto low = static_cast<std::uint8_t>(value);
   if (value == static_cast<T>(low * (~T{0} / 0xff))) {
-    std::memset(to, low, bytes);
+    FillHost(to, low, bytes);
     return;
   }
   for (std::size_t i = 0; i < bytes; i += sizeof(T)) StoreHost<T>(to + i, value);

@@ -33,6 +33,13 @@ void Tlb::FlushRegion(std::uint64_t linear, unsigned shift) {
   }
 }
 
+void Tlb::FlushWrites() {
+  for (TlbBank& bank : banks_) {
+    if (!bank.used) continue;
+    for (TlbEntry& entry : bank.entries) entry.write_tag = kNoTag;
+  }
+}
+
 void Tlb::FlushWritesTo(std::uint64_t host) {
   for (TlbBank& bank : banks_) {
     if (!bank.used) continue;

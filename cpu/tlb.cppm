@@ -58,6 +58,8 @@ class Tlb {
   void FlushPage(std::uint64_t linear);
   // Forgets every right to write to the host page that holds `host`: the next store there walks.
   void FlushWritesTo(std::uint64_t host);
+  // The same for every page.
+  void FlushWrites();
 
  private:
   static constexpr unsigned k2mShift = 21;

@@ -176,7 +176,8 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                                            .extension = *extension,
                                            .memory = &memory,
                                            .cpu_features = config.cpu_features,
-                                           .tdp = config.tdp});
+                                           .tdp = config.tdp,
+                                           .first = i == 0 ? nullptr : processors[0].get()});
     if (!processor.ok()) return processor.status();
     processors.push_back(*std::move(processor));
   }

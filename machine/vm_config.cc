@@ -44,9 +44,9 @@ absl::Status CheckVmConfig(const VmConfig& config, std::uint64_t memory_limit_by
   if (config.cpu_count == 0) {
     return absl::InvalidArgumentError("vCPU count 0: must be at least 1");
   }
-  if (config.cpu_count > 1) {
-    return absl::UnimplementedError(
-        absl::StrFormat("vCPU count %d: a VM can have 1 vCPU in this version", config.cpu_count));
+  if (config.cpu_count > kMaxCpus) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("vCPU count %d: a VM can have at most %d", config.cpu_count, kMaxCpus));
   }
   if (!config.tdp) {
     return absl::UnimplementedError(

@@ -30,6 +30,9 @@ struct VmConfig {
   std::chrono::milliseconds time_limit{0};  // of running, on the host's clock; 0: none
 };
 
+// The most vCPUs of one VM.
+inline constexpr unsigned kMaxCpus = 64;
+
 inline constexpr std::uint64_t kDefaultMemoryLimitBytes = std::uint64_t{64} << 30;
 
 // OK if `name` is [a-z][a-z0-9-]{0,62}, else InvalidArgument with a sentence that names it.

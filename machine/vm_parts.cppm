@@ -26,6 +26,7 @@ struct ProcessorRequest {
   const GuestMemory* memory = nullptr;       // outlives the processor
   std::string cpu_features;                  // as VmConfig has them
   bool tdp = true;
+  Processor* first = nullptr;  // vCPU 0's, from the same factory; null for vCPU 0 itself
 };
 
 // InvalidArgument for features that are not known or not possible.
