@@ -191,17 +191,36 @@ void Fill(v1::Vm& message, const Vm& vm) {
 }
 
 // X(field, place) for registers of 64 bits, S(field, place) for segments, T for descriptor tables.
-#define PAGESAW_REGISTERS(X, S, T)                                                               \
-  X(rax, gpr[kRax])                                                                              \
-  X(rcx, gpr[kRcx])                                                                              \
-  X(rdx, gpr[kRdx])                                                                              \
-  X(rbx, gpr[kRbx]) X(rsp, gpr[kRsp]) X(rbp, gpr[kRbp]) X(rsi, gpr[kRsi]) X(rdi, gpr[kRdi])      \
-      X(r8, gpr[kR8]) X(r9, gpr[kR9]) X(r10, gpr[kR10]) X(r11, gpr[kR11]) X(r12, gpr[kR12])      \
-          X(r13, gpr[kR13]) X(r14, gpr[kR14]) X(r15, gpr[kR15]) X(rip, rip) X(rflags, rflags)    \
-              X(cr0, cr0) X(cr2, cr2) X(cr3, cr3) X(cr4, cr4) X(efer, efer) S(es, segments[kEs]) \
-                  S(cs, segments[kCs]) S(ss, segments[kSs]) S(ds, segments[kDs])                 \
-                      S(fs, segments[kFs]) S(gs, segments[kGs]) S(ldtr, segments[kLdtr])         \
-                          S(tr, segments[kTr]) T(gdtr, gdtr) T(idtr, idtr)
+#define PAGESAW_REGISTERS(X, S, T) \
+  X(rax, gpr[kRax])                \
+  X(rcx, gpr[kRcx])                \
+  X(rdx, gpr[kRdx])                \
+  X(rbx, gpr[kRbx])                \
+  X(rsp, gpr[kRsp])                \
+  X(rbp, gpr[kRbp])                \
+  X(rsi, gpr[kRsi])                \
+  X(rdi, gpr[kRdi])                \
+  X(r8, gpr[kR8])                  \
+  X(r9, gpr[kR9])                  \
+  X(r10, gpr[kR10])                \
+  X(r11, gpr[kR11])                \
+  X(r12, gpr[kR12])                \
+  X(r13, gpr[kR13])                \
+  X(r14, gpr[kR14])                \
+  X(r15, gpr[kR15])                \
+  X(rip, rip)                      \
+  X(rflags, rflags)                \
+  X(cr0, cr0)                      \
+  X(cr2, cr2)                      \
+  X(cr3, cr3)                      \
+  X(cr4, cr4)                      \
+  X(efer, efer)                    \
+  S(es, segments[kEs])             \
+  S(cs, segments[kCs])             \
+  S(ss, segments[kSs])             \
+  S(ds, segments[kDs])             \
+  S(fs, segments[kFs])             \
+  S(gs, segments[kGs]) S(ldtr, segments[kLdtr]) S(tr, segments[kTr]) T(gdtr, gdtr) T(idtr, idtr)
 
 void Fill(v1::Registers& message, const CpuState& state) {
 #define PAGESAW_VALUE(field, place) message.set_##field(state.place);
