@@ -47,6 +47,9 @@ bool MakesDoubleFault(const Pending& first, const Pending& second) {
          (IsPageFault(first) && (IsContributory(second) || IsPageFault(second)));
 }
 
+// More events within events than any that ends has.
+constexpr unsigned kMaxNested = 8;
+
 // An event on its way, with what does not depend on the mode.
 struct Delivering {
   Core& core;
@@ -271,11 +274,18 @@ bool SoftwareInterrupt(Core& core, const Op& op, std::uint8_t vector, bool privi
 Delivery Deliver(Core& core, const Pending& pending) {
   Pending current = pending;
   const std::uint64_t old_cr2 = core.cr2;
-  for (;;) {
+  for (unsigned tries = 0;; ++tries) {
     core.stop = Stop::kNone;
     if (TryDeliver(core, current)) return Delivery::kDone;
     if (core.stop == Stop::kExit) {
       core.cr2 = old_cr2;
+      return Delivery::kLeave;
+    }
+    // A processor would be lost here: an exception such as #AC that raises itself is no double
+    // fault.
+    if (tries == kMaxNested) {
+      core.exit = Exit{};
+      core.LeaveWith(ExitReason::kBudget);
       return Delivery::kLeave;
     }
     Pending nested = core.exception;

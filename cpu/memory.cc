@@ -41,6 +41,11 @@ void Fill(Core& core, By by, std::uint64_t linear, const HostPage& page) {
   core.tlb.NoteFill(bank, linear, page.level);
 }
 
+bool IsFinalTableFault(const Core& core) {
+  return core.stop == Stop::kExit && core.exit.reason == ExitReason::kTableFault &&
+         core.exit.fault.stage == Stage::kFinal;
+}
+
 // Finds out where [linear, linear + bytes), in one page, is. False: a fault for the guest, or a
 // table fault, which may turn out to be a device's: then `core.exit.fault.bus` says which access it
 // is. `bytes` 0 only asks whether the access could be made.
@@ -56,15 +61,13 @@ bool Locate(Core& core, std::uint64_t linear, unsigned bytes, bool write, By by,
     host = reinterpret_cast<std::byte*>(page.host);
     return true;
   }
-  core.exit.fault.bus = {.kind = write ? BusAccess::Kind::kMmioWrite : BusAccess::Kind::kMmioRead,
-                         .bytes = static_cast<std::uint8_t>(bytes),
-                         .address = core.exit.fault.address.bits()};
+  // A fault on a guest's table has a question of its own.
+  if (IsFinalTableFault(core)) {
+    core.exit.fault.bus = {.kind = write ? BusAccess::Kind::kMmioWrite : BusAccess::Kind::kMmioRead,
+                           .bytes = static_cast<std::uint8_t>(bytes),
+                           .address = core.exit.fault.address.bits()};
+  }
   return false;
-}
-
-bool IsFinalTableFault(const Core& core) {
-  return core.stop == Stop::kExit && core.exit.reason == ExitReason::kTableFault &&
-         core.exit.fault.stage == Stage::kFinal;
 }
 
 // Whether the table fault that Locate met is a device access that the outside has answered: then it

@@ -14,6 +14,10 @@ import pagesaw.cpu.exceptions;
 namespace pagesaw::cpu {
 namespace {
 
+// Exceptions that one Run delivers at most. A handler that faults at once retires no instruction,
+// so the budget alone would never end.
+constexpr unsigned kMaxDeliveries = 4096;
+
 Pending PendingOf(const Event& event, std::uint64_t rip) {
   Pending pending = {.vector = event.vector,
                      .has_error_code = event.has_error_code,
@@ -59,6 +63,7 @@ Exit SoftwareProcessor::Run(std::uint64_t instructions) {
   const auto budget =
       static_cast<std::int64_t>(std::min<std::uint64_t>(instructions, std::uint64_t{1} << 62));
   core.budget = budget;
+  deliveries_left_ = kMaxDeliveries;
   core.stop = Stop::kNone;
   core.exit = Exit{};
   core.replay.Rewind();
@@ -115,7 +120,10 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
     core.event_queued = false;
     core.activity = Activity::kActive;
   }
-  if (pending_ && DeliverPending()) return true;
+  if (pending_) {
+    if (DeliverPending()) return true;
+    if (--deliveries_left_ == 0) return LeaveFor(ExitReason::kBudget);
+  }
   if (window_wanted_ && CanTakeInterrupt()) {
     window_wanted_ = false;
     return LeaveFor(ExitReason::kInterruptWindow);

@@ -65,6 +65,7 @@ class SoftwareProcessor final : public Processor {
   std::unique_ptr<CodeCache> code_;
   Fetcher fetcher_;
   std::optional<Pending> pending_;  // an exception that could not be delivered yet
+  unsigned deliveries_left_ = 0;    // of this Run
   bool window_wanted_ = false;
   bool broken_ = false;  // more bus accesses than an instruction can have
   std::atomic<bool> exit_requested_{false};

@@ -3,6 +3,7 @@
 load("//guests:guest.bzl", "guest_image")
 
 EDGE_GUESTS = [
+    "apic_moved",
     "atomic_mmio",
     "bad_root",
     "bad_stack",
@@ -12,27 +13,39 @@ EDGE_GUESTS = [
     "console_flood",
     "cross_ram_end",
     "double_fault",
+    "endless_alignment",
+    "endless_exceptions",
     "exit_value",
     "garbage",
     "garbage_random",
+    "idt_in_mmio",
     "jump_to_mmio",
     "jump_to_nowhere",
     "random_ports",
     "real_mode",
+    "rep_endless",
     "rep_out",
     "rep_wrap",
     "restart",
     "ring3",
+    "root_in_mmio",
+    "self_map",
     "self_modifying",
     "single_step",
+    "stack_in_mmio",
     "table_in_mmio",
+    "tables_everywhere",
+    "task_state_in_mmio",
     "timer_wakes",
     "tlb",
     "triple_fault",
 ]
 
 # These have an entry of their own and stay in 32-bit mode until they choose otherwise.
-_WITHOUT_BOOT = ["real_mode"]
+_WITHOUT_BOOT = [
+    "endless_alignment",
+    "real_mode",
+]
 
 def edge_guests(name):
     """A guest for each of EDGE_GUESTS.
