@@ -11,6 +11,7 @@ import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
+import pagesaw.core.paging_state;
 
 export namespace pagesaw {
 
@@ -27,9 +28,12 @@ struct ShadowRole {
   bool smep = false;              // SMEP; in a second stage: execute rights are split by mode
   bool smap_without_wp = false;
   bool accessed_dirty_off = false;
-  bool guest_mode = false;   // SPTEs of a guest's guest
-  bool passthrough = false;  // a root that only points one level down
-  bool invalid = false;      // zapped, but still somebody's root
+  bool guest_mode = false;          // SPTEs of a guest's guest
+  bool passthrough = false;         // a root that only points one level down
+  bool invalid = false;             // zapped, but still somebody's root
+  bool long_mode = false;           // entries of 4- and 5-level paging; false: of PAE paging
+  bool large_off = false;           // 4-byte entries without CR4.PSE
+  std::uint8_t protection_key = 0;  // direct only: of the guest's large page
 
   constexpr bool operator==(const ShadowRole&) const = default;
 };
@@ -57,7 +61,7 @@ enum class FaultOutcome : std::uint8_t {
   kRetry,           // something changed meanwhile: run on and fault again
   kGuestFault,      // the walker found a fault: `guest_fault` goes to the guest
   kMmio,            // no memory behind `gpa`, or a write to a read-only slot: a device access
-  kWriteProtected,  // a write to a guest table: emulate it
+  kWriteProtected,  // a write that no SPTE may grant: make it in memory, then say `GuestWrote`
   kAttributeViolation,
   kOutOfMemory,
 };
@@ -65,6 +69,7 @@ enum class FaultOutcome : std::uint8_t {
 struct FaultResolution {
   FaultOutcome outcome = FaultOutcome::kRetry;
   Gpa gpa = {};                // what the faulting address is in guest physical space
+  Hpa host = {};               // kWriteProtected only: the memory that the guest wants to write
   WalkFault guest_fault = {};  // kGuestFault only
 };
 
@@ -133,6 +138,16 @@ class ShadowMmu {
 
   // Handles a fault that the processor took on the SPTEs.
   virtual FaultResolution HandleFault(const MmuFault& fault) = 0;
+
+  // Where the tables translate linear addresses, the processor's changes are told here, outside
+  // guest code. PagingChanged: control registers were loaded, or translations invalidated at large.
+  // Invalidate: those of the page that holds `linear`. Both may make the root obsolete.
+  virtual void PagingChanged(const PagingState&) {}
+  virtual void Invalidate(Gva) {}
+
+  // `bytes` bytes of guest memory from `gpa` may have been changed by other means than SPTEs that
+  // grant writing. Any thread.
+  virtual void GuestWrote(Gpa, std::uint64_t) {}
 
   // Walks the SPTEs for `address` without changing anything. Safe on any thread.
   virtual WalkResult Inspect(InputAddress address, Access access, WalkTrace* trace) const = 0;

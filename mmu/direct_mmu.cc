@@ -7,6 +7,7 @@ module;
 #include <vector>
 module pagesaw.mmu.direct_mmu;
 
+import pagesaw.mmu.page_size;
 import pagesaw.mmu.spte;
 import pagesaw.mmu.walk;
 
@@ -19,28 +20,6 @@ ShadowRole RootRole(const PageFormat& format, Level level) {
                             ? Rights::All().Without(Rights::kUser)
                             : Rights::All();
   return {.level = level, .direct = true, .access = access, .smep = split};
-}
-
-void Increment(std::atomic<std::uint64_t>& counter) {
-  counter.fetch_add(1, std::memory_order_relaxed);
-}
-
-void CountOutcome(FaultCounters& counters, FaultOutcome outcome) {
-  switch (outcome) {
-    case FaultOutcome::kFixed:
-      return Increment(counters.fixed);
-    case FaultOutcome::kSpurious:
-      return Increment(counters.spurious);
-    case FaultOutcome::kMmio:
-      return Increment(counters.mmio);
-    case FaultOutcome::kGuestFault:
-      return Increment(counters.guest);
-    case FaultOutcome::kRetry:
-    case FaultOutcome::kWriteProtected:
-    case FaultOutcome::kAttributeViolation:
-    case FaultOutcome::kOutOfMemory:
-      return;
-  }
 }
 
 }  // namespace
@@ -67,7 +46,6 @@ DirectMmu::~DirectMmu() {
 bool DirectMmu::Reaches(Gpa gpa) const { return gpa.bits() >> LevelShift(Above(role_.level)) == 0; }
 
 FaultResolution DirectMmu::HandleFault(const MmuFault& fault) {
-  Increment(pages_.counters().faults);
   const Gpa gpa(fault.address.bits());
   FaultOutcome outcome = FaultOutcome::kMmio;
   if (Reaches(gpa)) {
@@ -79,7 +57,7 @@ FaultResolution DirectMmu::HandleFault(const MmuFault& fault) {
       pages_.Commit(lock);
     }
   }
-  CountOutcome(pages_.counters(), outcome);
+  pages_.counters().Count(outcome);
   return {.outcome = outcome, .gpa = gpa};
 }
 
@@ -117,21 +95,6 @@ FaultOutcome DirectMmu::Map(ShadowPages::Lock& lock, Gpa gpa, Access access) {
   return MapMemory(*slot, gpa);
 }
 
-// The largest page around `gpa` that lies in the slot and is aligned in guest and host memory.
-Level DirectMmu::LevelFor(const MemorySlot& slot, Gpa gpa) const {
-  for (Level level = Level::kPdpt; level != Level::kPt; level = Below(level)) {
-    if (Number(level) > Number(role_.level) || !pages_.codec().HasLeavesAt(level)) continue;
-    const Gfn first = GfnOf(AlignDown(gpa, level));
-    const std::uint64_t frames = LevelBytes(level) / kPageBytes;
-    const bool inside = first >= slot.first && slot.page_count >= frames &&
-                        first.number - slot.first.number <= slot.page_count - frames;
-    if (!inside) continue;
-    const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(GpaOf(first)));
-    if ((host & (LevelBytes(level) - 1)) == 0) return level;
-  }
-  return Level::kPt;
-}
-
 // The table at `level` for `gpa`, linked from the root; null if there is no memory for it. A larger
 // leaf in the way goes.
 ShadowPage* DirectMmu::Descend(Gpa gpa, Level level) {
@@ -155,7 +118,7 @@ ShadowPage* DirectMmu::Descend(Gpa gpa, Level level) {
 }
 
 FaultOutcome DirectMmu::MapMemory(const MemorySlot& slot, Gpa gpa) {
-  const Level level = LevelFor(slot, gpa);
+  const Level level = LargestPage(pages_.codec(), slot, gpa, role_.level);
   ShadowPage* page = Descend(gpa, level);
   if (page == nullptr) return FaultOutcome::kOutOfMemory;
   const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));

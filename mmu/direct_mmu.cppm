@@ -51,7 +51,6 @@ class DirectMmu final : public ShadowMmu {
   FaultOutcome Map(ShadowPages::Lock& lock, Gpa gpa, Access access);
   FaultOutcome MapMemory(const MemorySlot& slot, Gpa gpa);
   FaultOutcome MarkMmio(Gpa gpa);
-  Level LevelFor(const MemorySlot& slot, Gpa gpa) const;
   ShadowPage* Descend(Gpa gpa, Level level);
 
   ShadowPages& pages_;

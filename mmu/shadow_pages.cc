@@ -19,6 +19,7 @@ namespace {
 constexpr std::size_t kRoomForFault = kMaxLevels;
 // How many pages are zapped at a time when there is no room.
 constexpr std::size_t kReclaimBatch = 32;
+constexpr std::size_t kBuckets = 4096;
 
 constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
 constexpr std::size_t kPagesPerChunk = kChunkBytes / kPageBytes;
@@ -68,8 +69,8 @@ class ShadowPages::Arena {
   void Give(ShadowPage* page) {
     std::uint64_t* sptes = page->sptes;
     Clear(sptes);
-    *page = ShadowPage{.sptes = sptes, .next_zapped = free_};
-    free_ = page;
+    page->~ShadowPage();
+    free_ = new (page) ShadowPage{.sptes = sptes, .next_zapped = free_};
   }
 
  private:
@@ -94,15 +95,43 @@ class ShadowPages::Arena {
   ShadowPage* free_ = nullptr;
 };
 
-ShadowPages::ShadowPages(const SpteCodec& codec, TlbFlusher& flusher, std::size_t limit)
+void FaultCounters::Count(FaultOutcome outcome) {
+  const auto increment = [](std::atomic<std::uint64_t>& counter) {
+    counter.fetch_add(1, std::memory_order_relaxed);
+  };
+  increment(faults);
+  switch (outcome) {
+    case FaultOutcome::kFixed:
+      return increment(fixed);
+    case FaultOutcome::kSpurious:
+      return increment(spurious);
+    case FaultOutcome::kMmio:
+      return increment(mmio);
+    case FaultOutcome::kGuestFault:
+      return increment(guest);
+    case FaultOutcome::kRetry:
+    case FaultOutcome::kWriteProtected:
+    case FaultOutcome::kAttributeViolation:
+    case FaultOutcome::kOutOfMemory:
+      return;
+  }
+}
+
+ShadowPages::ShadowPages(const SpteCodec& codec, TlbFlusher& flusher, std::size_t limit,
+                         const GuestTables* tables)
     : codec_(codec),
       flusher_(flusher),
       limit_(std::max(limit, 4 * kRoomForFault)),
-      arena_(std::make_unique<Arena>()) {}
+      arena_(std::make_unique<Arena>()),
+      tables_(tables),
+      buckets_(tables != nullptr ? kBuckets : 0) {}
 
-ShadowPages::~ShadowPages() = default;
+ShadowPages::~ShadowPages() {
+  for (ShadowPage* page = oldest_; page != nullptr;)
+    std::exchange(page, page->newer)->~ShadowPage();
+}
 
-ShadowPage* ShadowPages::PageAt(Hpa table) { return RecordOf(table.bits()); }
+ShadowPage* ShadowPages::PageAt(Hpa address) { return RecordOf(address.bits()); }
 
 ShadowPage* ShadowPages::Make(Gfn gfn, const ShadowRole& role) {
   if (page_count_ >= limit_) return nullptr;
@@ -136,8 +165,14 @@ ShadowPage* ShadowPages::AcquireRoot(const ShadowRole& role) {
 
 void ShadowPages::ReleaseRoot(Lock& lock, ShadowPage* root) {
   if (--root->root_count != 0) return;
-  std::erase(roots_, root);
-  Zap(*root);
+  if (root->role.invalid) {
+    root->next_zapped = zapped_;
+    zapped_ = root;
+    flush_needed_ = true;
+  } else if (!root->shared) {
+    std::erase(roots_, root);
+    Zap(*root);
+  }
   Commit(lock);
 }
 
@@ -150,26 +185,31 @@ void ShadowPages::Count(std::uint64_t spte, Level level, std::uint64_t change) {
   if (level == Level::kPdpt) statistics_.pages_1g += change;
 }
 
-void ShadowPages::Set(ShadowPage& page, unsigned index, std::uint64_t spte) {
+void ShadowPages::Set(ShadowPage& page, unsigned index, std::uint64_t spte, std::uint64_t record) {
   const Level level = page.role.level;
-  const std::uint64_t old =
-      std::atomic_ref(page.sptes[index]).exchange(spte, std::memory_order_acq_rel);
+  std::uint64_t* const at = &page.sptes[index];
+  const std::uint64_t old = std::atomic_ref(*at).exchange(spte, std::memory_order_acq_rel);
   Count(old, level, ~std::uint64_t{0});
   Count(spte, level, 1);
+  if (page.shared && codec_.IsLiveLeaf(old, level)) RemoveFromRmap(page, index);
+  if (page.records != nullptr) page.records[index] = record;
+  if (page.shared && codec_.IsLiveLeaf(spte, level)) AddToRmap(page, index);
   if (SpteCodec::IsLive(spte)) ++page.present_count;
   if (!SpteCodec::IsLive(old)) return;
   --page.present_count;
   flush_needed_ = true;
-  if (codec_.IsLink(old, level)) {
-    Zap(*PageAt(codec_.Target(old)));
-  } else {
+  if (!codec_.IsLink(old, level)) {
     ++statistics_.zaps;
+    return;
   }
+  ShadowPage& child = *PageAt(codec_.Target(old));
+  child.parents.Remove(at);
+  if (!child.shared && child.parents.empty()) Zap(child);
 }
 
-void ShadowPages::Link(ShadowPage& page, unsigned index, ShadowPage& child) {
-  Set(page, index, codec_.Link(child.table()));
-  child.parent = &page.sptes[index];
+void ShadowPages::Link(ShadowPage& page, unsigned index, ShadowPage& child, std::uint64_t record) {
+  Set(page, index, codec_.Link(child.table()), record);
+  child.parents.Add(&page.sptes[index]);
 }
 
 // Takes `page`, whose link is gone, and everything below out of the trees. The tables are not used
@@ -180,13 +220,18 @@ void ShadowPages::Zap(ShadowPage& page) {
   }
   (page.older != nullptr ? page.older->newer : oldest_) = page.newer;
   (page.newer != nullptr ? page.newer->older : newest_) = page.older;
+  if (page.shared) EndShadowing(page);
   page.role.invalid = true;
-  page.parent = nullptr;
-  page.next_zapped = zapped_;
-  zapped_ = &page;
   flush_needed_ = true;
   --statistics_.shadow_pages;
   ++statistics_.zaps;
+  if (page.root_count != 0) {
+    // It stays, empty, until its users have let go of it.
+    root_epoch_.fetch_add(1, std::memory_order_release);
+    return;
+  }
+  page.next_zapped = zapped_;
+  zapped_ = &page;
 }
 
 // Drops what maps frames `first` to `last` below `page`.
@@ -217,6 +262,7 @@ void ShadowPages::NewGeneration() {
   if (next != 0) return;
   // The numbers begin again: markers of long ago must not come back to life.
   for (ShadowPage* root : roots_) ZapRange(*root, Gfn{0}, ~std::uint64_t{0});
+  ZapAllShared();
 }
 
 void ShadowPages::SlotsChanged(Gfn first, std::uint64_t count) {
@@ -225,14 +271,37 @@ void ShadowPages::SlotsChanged(Gfn first, std::uint64_t count) {
   NewGeneration();
   const std::uint64_t last = first.number + (count - 1);
   for (ShadowPage* root : roots_) ZapRange(*root, first, std::max(last, first.number));
+  // Rare enough not to look which of them know the frames.
+  ZapAllShared();
+  root_epoch_.fetch_add(1, std::memory_order_release);
   Commit(lock);
 }
 
 void ShadowPages::AllSlotsChanged() { SlotsChanged(Gfn{0}, ~std::uint64_t{0}); }
 
+// Clears an SPTE that is known by its place.
+void ShadowPages::Drop(std::uint64_t* spte) {
+  ShadowPage& page = *PageAt(Hpa(reinterpret_cast<std::uintptr_t>(spte)));
+  Set(page, static_cast<unsigned>(spte - page.sptes), 0);
+}
+
+// Takes the links to `page` away. A page that is not shared is zapped with its only one.
 void ShadowPages::Unlink(ShadowPage& page) {
-  ShadowPage& parent = *PageAt(Hpa(reinterpret_cast<std::uintptr_t>(page.parent)));
-  Set(parent, static_cast<unsigned>(page.parent - parent.sptes), 0);
+  if (!page.shared) return Drop(page.parents.Some());
+  while (!page.parents.empty()) Drop(page.parents.Some());
+}
+
+void ShadowPages::ZapPage(ShadowPage& page) {
+  Unlink(page);
+  Zap(page);
+}
+
+void ShadowPages::ZapAllShared() {
+  for (ShadowPage* page = oldest_; page != nullptr;) {
+    ShadowPage* const newer = page->newer;  // zapping a shared page zaps no other
+    if (page->shared) ZapPage(*page);
+    page = newer;
+  }
 }
 
 // Tables at the bottom of their tree go first, so that old upper tables do not take everything
@@ -242,9 +311,9 @@ std::size_t ShadowPages::ZapOldest(std::size_t count) {
   ShadowPage* top = nullptr;
   for (ShadowPage* page = oldest_; page != nullptr && zapped < count;) {
     ShadowPage* newer = page->newer;
-    if (page->parent != nullptr) {
+    if (page->root_count == 0) {
       if (page->role.level == Level::kPt || page->present_count == 0) {
-        Unlink(*page);
+        page->shared ? ZapPage(*page) : Unlink(*page);
         ++zapped;
       } else if (top == nullptr) {
         top = page;
@@ -253,7 +322,7 @@ std::size_t ShadowPages::ZapOldest(std::size_t count) {
     page = newer;
   }
   if (zapped == 0 && top != nullptr) {
-    Unlink(*top);
+    top->shared ? ZapPage(*top) : Unlink(*top);
     ++zapped;
   }
   return zapped;
@@ -305,8 +374,9 @@ std::vector<ShadowPageInfo> ShadowPages::List(std::uint64_t after, std::size_t c
                       .gfn = page->gfn,
                       .role = page->role,
                       .present_count = page->present_count,
-                      .parent_count = page->parent != nullptr ? 1u : 0,
-                      .root_count = page->root_count});
+                      .parent_count = static_cast<unsigned>(page->parents.size()),
+                      .root_count = page->root_count,
+                      .unsync = page->unsync});
   }
   return result;
 }

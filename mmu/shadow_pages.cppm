@@ -6,13 +6,19 @@ module;
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
 #include <vector>
 export module pagesaw.mmu.shadow_pages;
 
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.shadow_mmu;
+import pagesaw.mmu.guest_tables;
+import pagesaw.mmu.rmap;
 import pagesaw.mmu.spte;
+import pagesaw.mmu.spte_list;
 
 export namespace pagesaw {
 
@@ -25,14 +31,26 @@ struct ShadowPage {
   Gfn gfn = {};
   ShadowRole role = {};
   std::uint64_t id = 0;
-  std::uint64_t* parent = nullptr;  // the SPTE that links it; null for a root
+  SpteList parents = {};            // the SPTEs that link it; none for a root
   std::uint32_t present_count = 0;  // live SPTEs
-  std::uint32_t root_count = 0;     // vCPUs that have it as a root
-  ShadowPage* older = nullptr;      // in the list of all pages, by creation
+  std::uint32_t root_count = 0;     // uses as a vCPU's root, current or kept for later
+  // Found by gfn and role, so that it may have many parents, or none for a while. Its leaves are in
+  // the reverse map.
+  bool shared = false;
+  // Some guest write may have gone unseen: SPTEs may be as the entries were before.
+  bool unsync = false;
+  bool frame_writable = false;  // the guest table can be written without a fault; then unsync too
+  std::uint8_t writes = 0;      // of the guest table that were seen since its last use
+  // What each SPTE was made from, as ShadowedEntry packs it. Null if computed from the gfn.
+  std::unique_ptr<std::uint64_t[]> records = nullptr;
+  ShadowPage* older = nullptr;  // in the list of all pages, by creation
   ShadowPage* newer = nullptr;
   ShadowPage* next_zapped = nullptr;
+  ShadowPage* next_in_bucket = nullptr;
 
   Hpa table() const { return Hpa(reinterpret_cast<std::uintptr_t>(sptes)); }
+  // Whether a guest table stands behind it.
+  bool shadows() const { return records != nullptr; }
 };
 
 // Counted by whoever handles faults, under no lock.
@@ -42,14 +60,19 @@ struct FaultCounters {
   std::atomic<std::uint64_t> spurious = 0;
   std::atomic<std::uint64_t> mmio = 0;
   std::atomic<std::uint64_t> guest = 0;
+
+  // Counts a fault that has been handled.
+  void Count(FaultOutcome outcome);
 };
 
 class ShadowPages {
  public:
   using Lock = std::unique_lock<std::mutex>;
 
-  // At most `limit` pages at a time. The flusher must outlive the pages.
-  ShadowPages(const SpteCodec& codec, TlbFlusher& flusher, std::size_t limit);
+  // At most `limit` pages at a time. The flusher must outlive the pages, and so must `tables`,
+  // which may be null if no guest tables are shadowed.
+  ShadowPages(const SpteCodec& codec, TlbFlusher& flusher, std::size_t limit,
+              const GuestTables* tables = nullptr);
   ~ShadowPages();
   ShadowPages(const ShadowPages&) = delete;
   ShadowPages& operator=(const ShadowPages&) = delete;
@@ -70,6 +93,14 @@ class ShadowPages {
   // The same for every frame.
   void AllSlotsChanged();
 
+  // `bytes` bytes of guest memory from `gpa` may have changed, and can be seen. What was made from
+  // guest tables there is right again, and processors have forgotten the rest, when it returns.
+  // Takes the MMU lock if any table is shadowed.
+  void GuestWrote(Gpa gpa, std::uint64_t bytes);
+
+  // Changes whenever a page that is somebody's root has been zapped.
+  std::uint64_t root_epoch() const { return root_epoch_.load(std::memory_order_acquire); }
+
   MmuStatistics Statistics() const;
   // Up to `count` pages whose ids are above `after`, by ascending id.
   std::vector<ShadowPageInfo> List(std::uint64_t after, std::size_t count) const;
@@ -87,13 +118,42 @@ class ShadowPages {
   // One user less; the last one takes the tree away.
   void ReleaseRoot(Lock& lock, ShadowPage* root);
 
-  // The page whose table is at `table`.
-  static ShadowPage* PageAt(Hpa table);
+  // The page whose table `address` lies in.
+  static ShadowPage* PageAt(Hpa address);
 
-  // Sets SPTE `index` of `page`. A link that goes takes the pages below with it.
-  void Set(ShadowPage& page, unsigned index, std::uint64_t spte);
+  // Sets SPTE `index` of `page`; `record` is what it was made from, if the page has records. A link
+  // that goes takes the pages below with it that are not shared.
+  void Set(ShadowPage& page, unsigned index, std::uint64_t spte, std::uint64_t record = 0);
   // Links `child` there.
-  void Link(ShadowPage& page, unsigned index, ShadowPage& child);
+  void Link(ShadowPage& page, unsigned index, ShadowPage& child, std::uint64_t record = 0);
+
+  // The shared page of `gfn` and `role`, made if there is none, or null as for Make. One that is
+  // made for a guest table takes the guest's right to write it unseen: if `NeedsCommit`, entries
+  // must be read after Commit.
+  ShadowPage* FindOrMake(Gfn gfn, const ShadowRole& role);
+  // Keeps `page` from being taken away for good while it is a root.
+  void HoldRoot(ShadowPage& page) { ++page.root_count; }
+  // A page of its own for a root that stands for registers.
+  ShadowPage* MakePrivateRoot(const ShadowRole& role);
+  // Takes a shared page away.
+  void ZapPage(ShadowPage& page);
+  bool NeedsCommit() const { return flush_needed_; }
+
+  // Whether a leaf of `level` may map the frames from `first`: no guest table that is shadowed is
+  // among them.
+  bool LargePageAllowed(Gfn first, Level level) const;
+  // Whether SPTEs may let the guest write `gfn` unseen. With `try_unsync`, tables of the lowest
+  // level there are given up to be written, until the next synchronization.
+  bool MayBeWritten(Gfn gfn, bool try_unsync);
+  // Brings `page` up to date with the guest's table: SPTEs that do not hold any more go.
+  void Resync(ShadowPage& page);
+  // The same for every page that is unsync; from then on writes are seen again. Lets go of `lock`
+  // for a while if there is anything to do, and commits.
+  void SyncAll(Lock& lock);
+
+  // Looks for contradictions and describes the first; for tests.
+  std::optional<std::string> Audit() const;
+
   // Makes processors forget what has been taken away, and frees the pages that went. Lets go of
   // `lock` meanwhile if there is anything to do. Nobody may rely on a removal before.
   void Commit(Lock& lock);
@@ -108,8 +168,24 @@ class ShadowPages {
 
   void Zap(ShadowPage& page);
   void ZapRange(ShadowPage& page, Gfn first, std::uint64_t last);
+  void ZapAllShared();
   void Unlink(ShadowPage& page);
+  void Drop(std::uint64_t* spte);
   std::size_t ZapOldest(std::size_t count);
+
+  ShadowPage*& Bucket(Gfn gfn);
+  template <typename Visit>
+  void ForEachShadow(Gfn gfn, Visit visit) const;
+  void BeginShadowing(ShadowPage& page);
+  void EndShadowing(ShadowPage& page);
+  void ZapOtherEntrySize(Gfn gfn, bool has_4_byte_entries);
+  void WriteProtectFrame(Gfn gfn);
+  void ResyncRange(ShadowPage& page, unsigned first, unsigned count);
+  void TableWritten(Gfn gfn, std::uint64_t offset, std::uint64_t bytes);
+  void AddToRmap(ShadowPage& page, unsigned index);
+  void RemoveFromRmap(ShadowPage& page, unsigned index);
+  static Gfn FrameOf(const ShadowPage& page, unsigned index);
+  std::optional<std::string> AuditPage(const ShadowPage& page) const;
   void NewGeneration();
   void Count(std::uint64_t spte, Level level, std::uint64_t change);
 
@@ -121,7 +197,15 @@ class ShadowPages {
 
   mutable std::mutex mutex_;
   std::unique_ptr<Arena> arena_;
-  std::vector<ShadowPage*> roots_;
+  const GuestTables* const tables_;
+  std::vector<ShadowPage*> roots_;    // of trees that are not shared
+  std::vector<ShadowPage*> buckets_;  // of shared pages, by gfn
+  std::vector<ShadowPage*> unsync_;
+  mutable Rmap rmap_;
+  // How many pages shadow tables in each block of 2 MiB and of 1 GiB.
+  std::unordered_map<std::uint64_t, std::uint32_t> shadowed_in_[2];
+  std::atomic<std::size_t> shadowing_count_ = 0;
+  std::atomic<std::uint64_t> root_epoch_ = 0;
   ShadowPage* oldest_ = nullptr;
   ShadowPage* newest_ = nullptr;
   ShadowPage* zapped_ = nullptr;  // gone from their tree, perhaps still known to a processor

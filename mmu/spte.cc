@@ -7,6 +7,10 @@ module pagesaw.mmu.spte;
 namespace pagesaw {
 namespace {
 
+// [intel/vol3] "Protection Keys"
+constexpr unsigned kProtectionKeyShift = 59;
+static_assert((kSpteSoftwareBits >> kProtectionKeyShift & 15) == 0);
+
 // An MMIO SPTE: bits 50:12 are bits 50:12 of the address, bit 63 is bit 51 of it; bits 3 and 4 say
 // whether the guest grants writes and users; bits 9:5 and 62:52 are the generation. Bits 2:0 and 51
 // belong to the marker, bit 11 is clear (not live), bit 10 may be an execute right.
@@ -97,6 +101,7 @@ std::uint64_t SpteCodec::Leaf(const LeafSpte& leaf) const {
       leaf.page.bits() | rights | layout.leaf_fixed | layout.accessed | kSpteMmuPresent;
   if (leaf.level != Level::kPt) spte |= layout.large;
   if ((rights & layout.write) != 0 && leaf.dirty) spte |= layout.dirty;
+  spte |= std::uint64_t{leaf.protection_key} << kProtectionKeyShift;
   if (leaf.host_writable) spte |= kSpteHostWritable;
   if (writable) spte |= kSpteMmuWritable;
   return spte;

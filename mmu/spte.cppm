@@ -46,7 +46,8 @@ struct LeafSpte {
   Rights rights = Rights::All();
   bool host_writable = true;
   bool mmu_writable = true;
-  bool dirty = true;  // false: a first write has to be seen
+  bool dirty = true;                // false: a first write has to be seen
+  std::uint8_t protection_key = 0;  // where linear addresses are translated
 };
 
 // Encodes and decodes the SPTEs of one format. A value that may be shared.
@@ -80,6 +81,11 @@ class SpteCodec {
   constexpr bool IsMmio(std::uint64_t spte) const {
     return !IsLive(spte) && mmio_mask_ != 0 && (spte & mmio_mask_) == mmio_value_;
   }
+  // A live leaf as it is once writes must be seen: neither writable nor to be made so.
+  constexpr std::uint64_t WriteProtected(std::uint64_t leaf) const {
+    return leaf & ~(format_.layout.write | kSpteMmuWritable);
+  }
+  constexpr bool IsWritable(std::uint64_t leaf) const { return (leaf & format_.layout.write) != 0; }
   // Where a link or a leaf points.
   constexpr Hpa Target(std::uint64_t spte) const { return Hpa(spte & format_.layout.address); }
   // Whether a live leaf grants `access`. Links grant everything.

@@ -1,0 +1,74 @@
+// The guest's tables as shadow pages see them: what the guest entry behind one SPTE says now, by
+// the shadow page's role alone. Walkers find faults; this finds what an SPTE may be made from.
+module;
+#include <array>
+#include <cstdint>
+#include <optional>
+export module pagesaw.mmu.guest_tables;
+
+import pagesaw.core.access;
+import pagesaw.core.address;
+import pagesaw.core.guest_memory;
+import pagesaw.core.page_format;
+import pagesaw.core.paging_state;
+import pagesaw.core.shadow_mmu;
+
+export namespace pagesaw {
+
+// What a guest entry grants and names, as far as an SPTE made from it depends on it.
+struct ShadowedEntry {
+  Gfn gfn = {};        // the table below; or the first frame of what this SPTE can map
+  Rights rights = {};  // of the entry alone
+  bool leaf = false;
+  bool dirty = false;               // leaf only
+  std::uint8_t protection_key = 0;  // leaf only
+
+  constexpr bool operator==(const ShadowedEntry&) const = default;
+
+  // Whether what was made from `this` is still right when the entry has become `now`: it says the
+  // same, or it has only become dirty.
+  constexpr bool StillHolds(ShadowedEntry now) const {
+    now.dirty = now.dirty && dirty;
+    return *this == now;
+  }
+
+  // As one word that is never 0.
+  constexpr std::uint64_t Pack() const {
+    return gfn.number << 12 | std::uint64_t{leaf} << 11 | std::uint64_t{dirty} << 10 |
+           std::uint64_t{protection_key} << 6 | 1u << 5 | rights.bits();
+  }
+  static constexpr ShadowedEntry Unpack(std::uint64_t word) {
+    return {.gfn = Gfn{word >> 12},
+            .rights = Rights(word & 31),
+            .leaf = (word >> 11 & 1) != 0,
+            .dirty = (word >> 10 & 1) != 0,
+            .protection_key = static_cast<std::uint8_t>(word >> 6 & 15)};
+  }
+};
+static_assert(Rights::All().bits() < 32);
+
+class GuestTables {
+ public:
+  // Tables in `memory`, which must outlive this, of a processor with `features`.
+  GuestTables(const GuestMemory& memory, const PagingFeatures& features);
+
+  // The entry of the table at `gfn` that SPTE `index` of a shadow page of `role` stands for.
+  // Nothing if it is not present, malformed, was never accessed, or is in no memory.
+  std::optional<ShadowedEntry> Read(Gfn gfn, const ShadowRole& role, unsigned index) const;
+
+  // The SPTEs of a page of `role` that stand for any of `bytes` bytes from `offset` of the table.
+  struct Range {
+    unsigned first = 0;
+    unsigned count = 0;
+  };
+  static Range Covering(const ShadowRole& role, std::uint64_t offset, std::uint64_t bytes);
+
+ private:
+  const PageFormat& FormatOf(const ShadowRole& role) const;
+
+  const GuestMemory& memory_;
+  // By NXE: 4-byte entries, the same without PSE, PAE, long mode.
+  std::array<std::array<PageFormat, 4>, 2> formats_;
+};
+
+}  // namespace pagesaw

@@ -1,0 +1,296 @@
+// Shared shadow pages: how they are found, and how they stay true to the guest tables behind them.
+module;
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+module pagesaw.mmu.shadow_pages;
+
+namespace pagesaw {
+namespace {
+
+// A frame that more SPTEs map than this loses them all, to be faulted in again where they are
+// still used: searching longer chains would cost more.
+constexpr std::size_t kMaxSptesPerFrame = 1000;
+// A table above the lowest level that was written this often without being used is probably none
+// any more.
+constexpr unsigned kFloodWrites = 3;
+
+constexpr std::uint64_t FramesIn(Level level) { return LevelBytes(level) / kPageBytes; }
+
+// The block of 2 MiB or 1 GiB that holds `gfn`.
+constexpr std::uint64_t BlockOf(Gfn gfn, Level level) { return gfn.number / FramesIn(level); }
+constexpr unsigned BlockIndex(Level level) { return Number(level) - Number(Level::kPd); }
+
+// Whether a write of this size and place is one that a guest makes to a table.
+bool LooksLikeEntryWrite(const ShadowRole& role, std::uint64_t offset, std::uint64_t bytes) {
+  const std::uint64_t entry_bytes = role.has_4_byte_entries ? 4 : 8;
+  if (bytes >= kPageBytes) return true;  // no single write: its extent is not known
+  if (bytes == 1) return offset % entry_bytes == 0;
+  return bytes >= 4 && offset / entry_bytes == (offset + bytes - 1) / entry_bytes;
+}
+
+}  // namespace
+
+// -- finding
+
+ShadowPage*& ShadowPages::Bucket(Gfn gfn) {
+  return buckets_[gfn.number * 0x9e37'79b9'7f4a'7c15 >> 32 & (buckets_.size() - 1)];
+}
+
+// Calls `visit(page)` for each page that shadows the guest table at `gfn`. A visit may not add or
+// remove pages.
+template <typename Visit>
+void ShadowPages::ForEachShadow(Gfn gfn, Visit visit) const {
+  for (ShadowPage* page = const_cast<ShadowPages*>(this)->Bucket(gfn); page != nullptr;
+       page = page->next_in_bucket) {
+    if (page->gfn == gfn && page->shadows()) visit(*page);
+  }
+}
+
+ShadowPage* ShadowPages::FindOrMake(Gfn gfn, const ShadowRole& role) {
+  for (ShadowPage* page = Bucket(gfn); page != nullptr; page = page->next_in_bucket) {
+    if (page->gfn == gfn && page->role == role) return page;
+  }
+  std::unique_ptr<std::uint64_t[]> records;
+  if (!role.direct) {
+    records.reset(new (std::nothrow) std::uint64_t[kSptesPerPage]());
+    if (records == nullptr) return nullptr;
+  }
+  ShadowPage* page = Make(gfn, role);
+  if (page == nullptr) return nullptr;
+  page->records = std::move(records);
+  page->shared = true;
+  BeginShadowing(*page);
+  return page;
+}
+
+ShadowPage* ShadowPages::MakePrivateRoot(const ShadowRole& role) {
+  ShadowPage* page = Make(Gfn{0}, role);
+  if (page != nullptr) page->root_count = 1;
+  return page;
+}
+
+void ShadowPages::BeginShadowing(ShadowPage& page) {
+  if (page.shadows()) ZapOtherEntrySize(page.gfn, page.role.has_4_byte_entries);
+  page.next_in_bucket = Bucket(page.gfn);
+  Bucket(page.gfn) = &page;
+  if (!page.shadows()) return;
+  shadowing_count_.fetch_add(1, std::memory_order_relaxed);
+  for (Level level : {Level::kPd, Level::kPdpt}) {
+    ++shadowed_in_[BlockIndex(level)][BlockOf(page.gfn, level)];
+  }
+  WriteProtectFrame(page.gfn);
+}
+
+// A walk that sets A or D in one entry tells nobody. It may not change what another one says, as it
+// would where 4-byte entries overlap 8-byte ones.
+void ShadowPages::ZapOtherEntrySize(Gfn gfn, bool has_4_byte_entries) {
+  std::vector<ShadowPage*> others;
+  ForEachShadow(gfn, [&](ShadowPage& page) {
+    if (page.role.has_4_byte_entries != has_4_byte_entries) others.push_back(&page);
+  });
+  for (ShadowPage* other : others) ZapPage(*other);
+}
+
+void ShadowPages::EndShadowing(ShadowPage& page) {
+  ShadowPage** link = &Bucket(page.gfn);
+  while (*link != &page) link = &(*link)->next_in_bucket;
+  *link = page.next_in_bucket;
+  if (page.unsync) std::erase(unsync_, &page);
+  page.unsync = page.frame_writable = false;
+  if (!page.shadows()) return;
+  shadowing_count_.fetch_sub(1, std::memory_order_relaxed);
+  for (Level level : {Level::kPd, Level::kPdpt}) {
+    auto& blocks = shadowed_in_[BlockIndex(level)];
+    const auto block = blocks.find(BlockOf(page.gfn, level));
+    if (--block->second == 0) blocks.erase(block);
+  }
+}
+
+bool ShadowPages::LargePageAllowed(Gfn first, Level level) const {
+  return level == Level::kPt || !shadowed_in_[BlockIndex(level)].contains(BlockOf(first, level));
+}
+
+// -- the reverse map
+
+// The first frame that the leaf at `index` maps.
+Gfn ShadowPages::FrameOf(const ShadowPage& page, unsigned index) {
+  if (page.records != nullptr) return ShadowedEntry::Unpack(page.records[index]).gfn;
+  return Gfn{page.gfn.number + index * FramesIn(page.role.level)};
+}
+
+void ShadowPages::AddToRmap(ShadowPage& page, unsigned index) {
+  SpteList& list = rmap_.At(FrameOf(page, index), page.role.level);
+  if (list.size() >= kMaxSptesPerFrame) {
+    while (!list.empty()) Drop(list.Some());
+  }
+  list.Add(&page.sptes[index]);
+}
+
+void ShadowPages::RemoveFromRmap(ShadowPage& page, unsigned index) {
+  rmap_.Find(FrameOf(page, index), page.role.level)->Remove(&page.sptes[index]);
+}
+
+// Takes the right to write `gfn` from every SPTE, so that writes fault.
+void ShadowPages::WriteProtectFrame(Gfn gfn) {
+  for (Level level : {Level::kPd, Level::kPdpt}) {
+    SpteList* large = rmap_.Find(gfn, level);
+    while (large != nullptr && !large->empty()) Drop(large->Some());
+  }
+  if (const SpteList* list = rmap_.Find(gfn, Level::kPt)) {
+    list->ForEach([this](std::uint64_t* spte) {
+      // A processor may be setting A or D at the same time.
+      const std::atomic_ref atomic(*spte);
+      std::uint64_t old = atomic.load(std::memory_order_relaxed);
+      while (!atomic.compare_exchange_weak(old, codec_.WriteProtected(old))) {
+      }
+      if (codec_.IsWritable(old)) flush_needed_ = true;
+    });
+  }
+  ForEachShadow(gfn, [](ShadowPage& page) { page.frame_writable = false; });
+}
+
+// -- staying true
+
+bool ShadowPages::MayBeWritten(Gfn gfn, bool try_unsync) {
+  bool lowest = true, writable = true;
+  ForEachShadow(gfn, [&](const ShadowPage& page) {
+    lowest = lowest && page.role.level == Level::kPt;
+    writable = writable && page.frame_writable;
+  });
+  if (writable || !try_unsync || !lowest) return writable;
+  ForEachShadow(gfn, [this](ShadowPage& page) {
+    if (!page.unsync) unsync_.push_back(&page);
+    page.unsync = page.frame_writable = true;
+  });
+  return true;
+}
+
+void ShadowPages::ResyncRange(ShadowPage& page, unsigned first, unsigned count) {
+  for (unsigned i = first; i < first + count; ++i) {
+    if (Load(&page.sptes[i]) == 0) continue;
+    const std::optional<ShadowedEntry> now = tables_->Read(page.gfn, page.role, i);
+    if (!now || !ShadowedEntry::Unpack(page.records[i]).StillHolds(*now)) Set(page, i, 0);
+  }
+}
+
+void ShadowPages::Resync(ShadowPage& page) {
+  if (page.shadows()) ResyncRange(page, 0, kSptesPerPage);
+}
+
+void ShadowPages::SyncAll(Lock& lock) {
+  if (unsync_.empty()) return;
+  for (const ShadowPage* page : unsync_) {
+    if (page->frame_writable) WriteProtectFrame(page->gfn);
+  }
+  // Entries are read when nobody can write them unseen any more. Whoever got the right back in the
+  // meantime leaves the page unsync, but true to what was written before.
+  Commit(lock);
+  for (ShadowPage* page : unsync_) {
+    Resync(*page);
+    page->unsync = page->frame_writable;
+  }
+  std::erase_if(unsync_, [](const ShadowPage* page) { return !page->unsync; });
+  Commit(lock);
+}
+
+void ShadowPages::GuestWrote(Gpa gpa, std::uint64_t bytes) {
+  if (bytes == 0 || shadowing_count_.load(std::memory_order_relaxed) == 0) return;
+  Lock lock = Acquire();
+  for (std::uint64_t done = 0; done < bytes;) {
+    const Gpa at(gpa.bits() + done);
+    const std::uint64_t offset = OffsetIn(at, Level::kPt);
+    const std::uint64_t piece = std::min(bytes - done, kPageBytes - offset);
+    TableWritten(GfnOf(at), offset, piece);
+    done += piece;
+  }
+  Commit(lock);
+}
+
+void ShadowPages::TableWritten(Gfn gfn, std::uint64_t offset, std::uint64_t bytes) {
+  std::vector<ShadowPage*> useless;
+  ForEachShadow(gfn, [&](ShadowPage& page) {
+    if (page.unsync) return;
+    const bool flood = page.role.level != Level::kPt && ++page.writes >= kFloodWrites;
+    if (flood || !LooksLikeEntryWrite(page.role, offset, bytes)) {
+      useless.push_back(&page);
+      return;
+    }
+    const GuestTables::Range range = GuestTables::Covering(page.role, offset, bytes);
+    ResyncRange(page, range.first, range.count);
+  });
+  for (ShadowPage* page : useless) ZapPage(*page);
+}
+
+// -- looking for contradictions
+
+std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const {
+  const auto complain = [&page](const char* what, unsigned index) {
+    return "page " + std::to_string(page.id) + ", SPTE " + std::to_string(index) + ": " + what;
+  };
+  unsigned live = 0;
+  for (unsigned i = 0; i < kSptesPerPage; ++i) {
+    const std::uint64_t spte = Load(&page.sptes[i]);
+    if (!SpteCodec::IsLive(spte)) continue;
+    ++live;
+    const auto contains = [&](const SpteList& list) {
+      unsigned found = 0;
+      list.ForEach([&](const std::uint64_t* other) { found += other == &page.sptes[i] ? 1 : 0; });
+      return found == 1;
+    };
+    if (codec_.IsLink(spte, page.role.level)) {
+      const ShadowPage& child = *PageAt(codec_.Target(spte));
+      if (child.role.invalid) return complain("links a zapped page", i);
+      if (Number(child.role.level) + 1 != Number(page.role.level)) {
+        return complain("links another level", i);
+      }
+      if (!contains(child.parents)) return complain("is no parent of its child", i);
+      continue;
+    }
+    if (!page.shared) continue;
+    const Gfn frame = FrameOf(page, i);
+    const SpteList* mappers = rmap_.Find(frame, page.role.level);
+    if (mappers == nullptr || !contains(*mappers)) return complain("is not in the rmap", i);
+    if (!LargePageAllowed(frame, page.role.level)) return complain("maps a table large", i);
+    if (codec_.IsWritable(spte)) {
+      bool watched = false;
+      ForEachShadow(frame,
+                    [&](const ShadowPage& shadow) { watched = watched || !shadow.frame_writable; });
+      if (watched) return complain("lets a watched table be written", i);
+      if (page.shadows() && !ShadowedEntry::Unpack(page.records[i]).dirty) {
+        return complain("is writable though the guest's page is clean", i);
+      }
+    }
+  }
+  if (live != page.present_count) return complain("count of live SPTEs is wrong", live);
+  return std::nullopt;
+}
+
+std::optional<std::string> ShadowPages::Audit() const {
+  std::uint64_t count = 0;
+  for (const ShadowPage* page = oldest_; page != nullptr; page = page->newer) {
+    ++count;
+    if (auto complaint = AuditPage(*page)) return complaint;
+    if (page->frame_writable && !page->unsync) return "a writable table is not unsync";
+    if (!page->shadows() || page->unsync) continue;
+    for (unsigned i = 0; i < kSptesPerPage; ++i) {
+      if (Load(&page->sptes[i]) == 0) continue;
+      const auto now = tables_->Read(page->gfn, page->role, i);
+      if (!now || !ShadowedEntry::Unpack(page->records[i]).StillHolds(*now)) {
+        return "page " + std::to_string(page->id) + ", SPTE " + std::to_string(i) +
+               ": does not hold any more";
+      }
+    }
+  }
+  if (count != statistics_.shadow_pages) return "the count of shadow pages is wrong";
+  return std::nullopt;
+}
+
+}  // namespace pagesaw

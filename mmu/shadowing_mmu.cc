@@ -1,0 +1,434 @@
+module;
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+module pagesaw.mmu.shadowing_mmu;
+
+import pagesaw.mmu.legacy_format;
+import pagesaw.mmu.page_size;
+import pagesaw.mmu.spte;
+import pagesaw.mmu.walk;
+
+namespace pagesaw {
+namespace {
+
+// Addresses of this process have fewer bits, so that a reserved one is left to mark MMIO.
+constexpr unsigned kSptePhysicalBits = 51;
+constexpr unsigned kTries = 4;
+
+enum FormatBit : unsigned { kWp = 1, kSmep = 2, kSmap = 4, kPke = 8, kPks = 16 };
+
+// The CR4 bits by which a processor in `state` judges translations.
+std::uint64_t JudgingBits(const PagingState& state) {
+  if (!state.paging()) return 0;
+  const std::uint64_t keys = state.long_mode() ? kCr4Pke | kCr4Pks : 0;
+  return state.cr4 & (kCr4Smep | kCr4Smap | keys);
+}
+
+unsigned FormatIndex(const PagingState& state) {
+  const std::uint64_t judging = JudgingBits(state);
+  return (state.write_protect() || !state.paging() ? kWp : 0) |
+         ((judging & kCr4Smep) != 0 ? kSmep : 0) | ((judging & kCr4Smap) != 0 ? kSmap : 0) |
+         ((judging & kCr4Pke) != 0 ? kPke : 0) | ((judging & kCr4Pks) != 0 ? kPks : 0);
+}
+
+// W=0 refuses every write, whatever the guest's WP: an SPTE that may be written by a supervisor
+// alone says so. Only what keys refuse depends on it.
+PageFormat MakeFormat(unsigned bits) {
+  PagingFeatures features;
+  features.physical_bits = kSptePhysicalBits;
+  return MakeLegacyFormat(
+      {.mode = PagingMode::k5Level,
+       .features = features,
+       .permissions = {.split_execute = (bits & kSmep) != 0, .smap = (bits & kSmap) != 0},
+       .keys = {.user_keys = (bits & kPke) != 0,
+                .supervisor_keys = (bits & kPks) != 0,
+                .write_protect = (bits & kWp) != 0}});
+}
+
+// The role of the root, which those below are derived from.
+ShadowRole RoleFor(const PagingState& state) {
+  const PagingMode mode = state.mode();
+  if (mode == PagingMode::kNone) return {.level = Level::kPdpt, .direct = true};
+  ShadowRole role = {.level = Level::kPdpt};
+  if (mode == PagingMode::k4Level) role.level = Level::kPml4;
+  if (mode == PagingMode::k5Level) role.level = Level::kPml5;
+  role.long_mode = state.long_mode();
+  role.has_4_byte_entries = mode == PagingMode::k32Bit;
+  role.large_off = role.has_4_byte_entries && (state.cr4 & kCr4Pse) == 0;
+  role.no_execute = !role.has_4_byte_entries && state.no_execute();
+  role.write_protect = state.write_protect();
+  if (!role.write_protect) {
+    // Pages of user mode that a supervisor has written would no longer be judged as such.
+    role.smep = (state.cr4 & kCr4Smep) != 0;
+    role.smap_without_wp = (JudgingBits(state) & ~kCr4Smep) != 0;
+  }
+  return role;
+}
+
+// A page of a tree of our own under a guest's large page, or without guest tables.
+ShadowRole DirectRole(Level level, Rights access, std::uint8_t protection_key) {
+  return {.level = level, .direct = true, .access = access, .protection_key = protection_key};
+}
+
+bool IsGlue(const ShadowPage& page) { return !page.shared; }
+
+}  // namespace
+
+PageFormat LinearSpteFormat() { return MakeFormat(kWp); }
+
+std::unique_ptr<ShadowingMmu> ShadowingMmu::Make(ShadowPages& pages, const GuestMemory& memory,
+                                                 const GuestTables& tables, PageWalker& walker) {
+  const ShadowPages::Lock lock = pages.Acquire();
+  ShadowPage* empty = pages.MakePrivateRoot({.level = Level::kPml5});
+  if (empty == nullptr) return nullptr;
+  return std::unique_ptr<ShadowingMmu>(new ShadowingMmu(pages, memory, tables, walker, empty));
+}
+
+ShadowingMmu::ShadowingMmu(ShadowPages& pages, const GuestMemory& memory, const GuestTables& tables,
+                           PageWalker& walker, ShadowPage* empty_root)
+    : pages_(pages), memory_(memory), tables_(tables), walker_(walker), empty_root_(empty_root) {
+  for (unsigned bits = 0; bits < kFormatCount; ++bits) formats_.push_back(MakeFormat(bits));
+  format_index_ = FormatIndex(state_);
+}
+
+ShadowingMmu::~ShadowingMmu() {
+  ShadowPages::Lock lock = pages_.Acquire();
+  Release(lock, current_);
+  for (CachedRoot& root : previous_) Release(lock, root);
+  pages_.ReleaseRoot(lock, empty_root_);
+}
+
+ShadowRole ShadowingMmu::root_role() const { return RoleFor(state_); }
+
+// -- roots
+
+ShadowingMmu::RootKey ShadowingMmu::KeyNow() const {
+  RootKey key = {.mode = state_.mode(), .role = RoleFor(state_)};
+  switch (key.mode) {
+    case PagingMode::kNone:
+      break;
+    case PagingMode::k32Bit:
+      key.bases[0] = state_.cr3 & 0xffff'f000;
+      break;
+    case PagingMode::kPae:
+      key.bases = state_.pdptes;
+      break;
+    case PagingMode::k4Level:
+    case PagingMode::k5Level:
+      key.bases[0] = state_.cr3 & kLegacy64Layout.address;
+      break;
+  }
+  return key;
+}
+
+// Whether the root table is in memory. What PDPTEs name is looked at when it is used.
+bool ShadowingMmu::HasTable(const RootKey& key) const {
+  return key.mode == PagingMode::kNone || key.mode == PagingMode::kPae ||
+         memory_.Find(GfnOf(Gpa(key.bases[0]))) != nullptr;
+}
+
+void ShadowingMmu::Release(ShadowPages::Lock& lock, CachedRoot& root) {
+  ShadowPage* page = std::exchange(root, CachedRoot{}).page;
+  if (page != nullptr && page != empty_root_) pages_.ReleaseRoot(lock, page);
+}
+
+ShadowPage* ShadowingMmu::MakeRoot(ShadowPages::Lock& lock, const RootKey& key) {
+  if (!HasTable(key) || !pages_.EnsureRoom(lock)) return empty_root_;
+  const bool glue = key.mode == PagingMode::k32Bit || key.mode == PagingMode::kPae;
+  ShadowPage* page = glue ? pages_.MakePrivateRoot(key.role)
+                          : pages_.FindOrMake(GfnOf(Gpa(key.bases[0])), key.role);
+  if (page == nullptr) return empty_root_;
+  if (!glue) pages_.HoldRoot(*page);
+  return page;
+}
+
+// Makes the root of `key` the current one, from the cache if it is there.
+void ShadowingMmu::SwitchRoot(ShadowPages::Lock& lock, const RootKey& key) {
+  for (CachedRoot& root : previous_) {
+    if (root.page != nullptr && root.page->role.invalid) Release(lock, root);
+  }
+  if (current_.page != nullptr && (current_.page->role.invalid || current_.page == empty_root_)) {
+    Release(lock, current_);
+  }
+  if (current_.page != nullptr && current_.key == key) return;
+  const auto found = std::find_if(previous_.begin(), previous_.end(), [&](const CachedRoot& root) {
+    return root.page != nullptr && root.key == key;
+  });
+  if (found != previous_.end()) {
+    std::swap(current_, *found);
+    std::rotate(previous_.begin(), found, found + 1);
+    return;
+  }
+  if (current_.page != nullptr) {
+    Release(lock, previous_.back());
+    std::rotate(previous_.begin(), previous_.end() - 1, previous_.end());
+    previous_.front() = std::exchange(current_, CachedRoot{});
+  }
+  current_.page = MakeRoot(lock, key);
+  current_.key = key;
+}
+
+ShadowRoot ShadowingMmu::Root() {
+  ShadowPages::Lock lock = pages_.Acquire();
+  root_stale_ = false;
+  root_epoch_ = pages_.root_epoch();
+  SwitchRoot(lock, KeyNow());
+  current_.root_register = state_.cr3;
+  pages_.Commit(lock);
+  return {.table = current_.page->table(), .level = current_.page->role.level};
+}
+
+void ShadowingMmu::PagingChanged(const PagingState& state) {
+  ShadowPages::Lock lock = pages_.Acquire();
+  state_ = state;
+  format_index_ = FormatIndex(state);
+  root_stale_ = true;
+  pages_.SyncAll(lock);
+}
+
+// Only pages that are unsync can have SPTEs that their entries do not back.
+void ShadowingMmu::Invalidate(Gva linear) {
+  ShadowPages::Lock lock = pages_.Acquire();
+  const SpteCodec& codec = pages_.codec();
+  const auto invalidate = [&](ShadowPage* page) {
+    while (page != nullptr) {
+      const unsigned index = IndexAt(linear, page->role.level);
+      const std::uint64_t spte = ShadowPages::Load(&page->sptes[index]);
+      if (codec.IsLink(spte, page->role.level)) {
+        page = ShadowPages::PageAt(codec.Target(spte));
+        continue;
+      }
+      if (page->unsync && spte != 0) pages_.Set(*page, index, 0);
+      return;
+    }
+  };
+  invalidate(current_.page);
+  for (const CachedRoot& root : previous_) invalidate(root.page);
+  pages_.Commit(lock);
+}
+
+// -- faults
+
+FaultResolution ShadowingMmu::HandleFault(const MmuFault& fault) {
+  FaultResolution resolution;
+  const WalkResult walk = walker_.Walk(fault.address, fault.access);
+  if (!walk) {
+    resolution = {.outcome = FaultOutcome::kGuestFault, .guest_fault = walk.fault()};
+  } else {
+    ShadowPages::Lock lock = pages_.Acquire();
+    for (unsigned tries = 0; tries < kTries; ++tries) {
+      resolution.outcome = Map(lock, fault.address, fault.access, resolution);
+      const bool again = resolution.outcome == FaultOutcome::kRetry && pages_.NeedsCommit();
+      pages_.Commit(lock);
+      if (!again) break;
+    }
+  }
+  pages_.counters().Count(resolution.outcome);
+  return resolution;
+}
+
+// What the guest's tables say is read again here, under the lock and through the shadow pages,
+// whose tables the guest cannot change unseen. The walk before was for faults, A and D.
+FaultOutcome ShadowingMmu::Map(ShadowPages::Lock& lock, InputAddress address, Access access,
+                               FaultResolution& resolution) {
+  if (!pages_.EnsureRoom(lock)) return FaultOutcome::kRetry;
+  if (roots_obsolete() || current_.page == empty_root_) {
+    root_stale_ = true;
+    return FaultOutcome::kRetry;
+  }
+  Path path;
+  if (!FindPath(address, path)) return path.failure;
+  // A table that is shadowed from now on may have been written through some TLB until now.
+  if (pages_.NeedsCommit()) return FaultOutcome::kRetry;
+  const bool paging = current_.key.mode != PagingMode::kNone;
+  if (paging && walker_.format().PermissionFault(path.rights, access)) return FaultOutcome::kRetry;
+  if (access.is_write() && !path.leaf.dirty) return FaultOutcome::kRetry;
+
+  const Gpa gpa(GpaOf(path.leaf.gfn).bits() + OffsetIn(address, path.leaf_level));
+  resolution.gpa = gpa;
+  const MemorySlot* slot = memory_.Find(GfnOf(gpa));
+  if (slot == nullptr) return MarkMmio(path, address, gpa);
+  if (slot->read_only && access.is_write()) return FaultOutcome::kMmio;
+  const FaultOutcome outcome = MapMemory(path, address, access, *slot, gpa);
+  if (outcome == FaultOutcome::kWriteProtected) {
+    resolution.host = Hpa(reinterpret_cast<std::uintptr_t>(slot->HostOf(gpa)));
+  }
+  return outcome;
+}
+
+// What entry `index` of the table that `page` shadows says. A root of registers has PDPTEs, or the
+// four quarters of a 32-bit directory.
+std::optional<ShadowedEntry> ShadowingMmu::ReadEntry(const ShadowPage& page, unsigned index) const {
+  if (!IsGlue(page)) return tables_.Read(page.gfn, page.role, index);
+  if (index >= current_.key.bases.size()) return std::nullopt;
+  const bool pae = current_.key.mode == PagingMode::kPae;
+  const std::uint64_t base = current_.key.bases[pae ? index : 0];
+  if (pae && (base & 1) == 0) return std::nullopt;
+  return ShadowedEntry{.gfn = GfnOf(Gpa(base & kLegacy64Layout.address)), .rights = Rights::All()};
+}
+
+ShadowRole ShadowingMmu::ChildRole(const ShadowPage& page, unsigned index,
+                                   const ShadowedEntry& entry) const {
+  ShadowRole role = page.role;
+  role.level = Below(page.role.level);
+  role.access = page.role.access & entry.rights;
+  if (role.has_4_byte_entries) {
+    role.quadrant = static_cast<std::uint8_t>(IsGlue(page) ? index : index & 1);
+  }
+  return role;
+}
+
+// Finds the shadow pages of the guest tables that translate `address`, making those that are
+// missing. Links nothing yet.
+bool ShadowingMmu::FindPath(InputAddress address, Path& path) {
+  ShadowPage* page = current_.page;
+  for (;;) {
+    page->writes = 0;
+    const Level level = page->role.level;
+    PathStep& step = path.steps[path.count++];
+    step = {.page = page, .index = IndexAt(address, level)};
+    path.leaf_level = level;
+    path.rights = page->role.access;
+    if (page->role.direct) {
+      // No paging: a page as large as can be.
+      path.leaf = {.gfn = GfnOf(Gpa(AlignDown(address, level).bits())),
+                   .rights = page->role.access,
+                   .leaf = true,
+                   .dirty = true};
+      return true;
+    }
+    const std::optional<ShadowedEntry> entry = ReadEntry(*page, step.index);
+    if (!entry) return false;
+    step.record = entry->Pack();
+    path.rights = page->role.access & entry->rights;
+    if (entry->leaf) {
+      path.leaf = *entry;
+      return true;
+    }
+    if (memory_.Find(entry->gfn) == nullptr) return false;
+    page = pages_.FindOrMake(entry->gfn, ChildRole(*page, step.index, *entry));
+    if (page == nullptr) {
+      path.failure = FaultOutcome::kOutOfMemory;
+      return false;
+    }
+  }
+}
+
+void ShadowingMmu::LinkIfNeeded(const PathStep& step, ShadowPage& child) {
+  const std::uint64_t spte = ShadowPages::Load(&step.page->sptes[step.index]);
+  if (pages_.codec().IsLink(spte, step.page->role.level) &&
+      pages_.codec().Target(spte) == child.table()) {
+    return;
+  }
+  // No processor can have known of this way: nothing stale may be found on it.
+  if (child.unsync) pages_.Resync(child);
+  pages_.Link(*step.page, step.index, child, step.record);
+}
+
+// Links the pages of `path`, and below a large page of the guest's pages of our own down to
+// `level`, which grant `rights`.
+bool ShadowingMmu::LinkPath(Path& path, InputAddress address, Level level, Rights rights) {
+  for (unsigned i = 0; i + 1 < path.count; ++i) {
+    LinkIfNeeded(path.steps[i], *path.steps[i + 1].page);
+  }
+  for (;;) {
+    const PathStep& step = path.steps[path.count - 1];
+    const Level above = step.page->role.level;
+    if (above == level) return true;
+    const std::uint64_t first = GpaOf(path.leaf.gfn).bits() +
+                                (OffsetIn(address, path.leaf_level) & ~(LevelBytes(above) - 1));
+    ShadowPage* child = pages_.FindOrMake(
+        GfnOf(Gpa(first)), DirectRole(Below(above), rights, path.leaf.protection_key));
+    if (child == nullptr) return false;
+    LinkIfNeeded(step, *child);
+    path.steps[path.count++] = {.page = child, .index = IndexAt(address, child->role.level)};
+  }
+}
+
+// With CR0.WP clear a supervisor writes what W=0 protects, and users must still not. The SPTE
+// becomes a supervisor's own: writable, not a user's, and not executable where SMEP would have
+// refused. Not where keys or SMAP would judge it by what it then seems to be.
+void ShadowingMmu::FlipForSupervisorWrite(Rights& rights) const {
+  const ShadowRole& role = current_.key.role;
+  const bool user = rights.user();
+  if (user && role.smap_without_wp) return;
+  rights = (rights | Rights(Rights::kWrite)).Without(Rights::kUser);
+  if (user && role.smep) rights = rights.Without(Rights::kExecSupervisor | Rights::kExecUser);
+}
+
+FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access access,
+                                     const MemorySlot& slot, Gpa gpa) {
+  const SpteCodec& codec = pages_.codec();
+  Level level = LargestPage(codec, slot, gpa, path.leaf_level);
+  while (!pages_.LargePageAllowed(GfnOf(AlignDown(gpa, level)), level)) level = Below(level);
+
+  Rights rights = path.rights;
+  // Where the flip must not be, each write is made for the guest.
+  if (access.is_write() && !rights.write()) FlipForSupervisorWrite(rights);
+  if (!path.leaf.dirty) rights = rights.Without(Rights::kWrite);
+  const bool may_write =
+      rights.write() && pages_.MayBeWritten(GfnOf(gpa), access.is_write() && level == Level::kPt);
+  if (!LinkPath(path, address, level, rights)) return FaultOutcome::kOutOfMemory;
+  const PathStep& last = path.steps[path.count - 1];
+  const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
+  const std::uint64_t spte = codec.Leaf({.page = Hpa(host),
+                                         .level = level,
+                                         .rights = rights,
+                                         .host_writable = !slot.read_only,
+                                         .mmu_writable = may_write,
+                                         .protection_key = path.leaf.protection_key});
+  const bool new_spte = ShadowPages::Load(&last.page->sptes[last.index]) != spte;
+  if (new_spte) pages_.Set(*last.page, last.index, spte, last.record);
+  if (access.is_write() && !codec.IsWritable(spte)) return FaultOutcome::kWriteProtected;
+  return new_spte ? FaultOutcome::kFixed : FaultOutcome::kSpurious;
+}
+
+FaultOutcome ShadowingMmu::MarkMmio(Path& path, InputAddress address, Gpa gpa) {
+  const std::uint64_t marker = pages_.codec().Mmio({.gfn = GfnOf(gpa),
+                                                    .write = path.rights.write(),
+                                                    .user = path.rights.user(),
+                                                    .generation = pages_.generation()});
+  // Without room for the marker the next access comes here again.
+  if (marker != 0 && LinkPath(path, address, Level::kPt, path.rights)) {
+    const PathStep& last = path.steps[path.count - 1];
+    pages_.Set(*last.page, last.index, marker, last.record);
+  }
+  return FaultOutcome::kMmio;
+}
+
+// -- for people
+
+WalkResult ShadowingMmu::Inspect(InputAddress address, Access access, WalkTrace* trace) const {
+  HostTableSpace<false> space;
+  const ShadowPages::Lock lock = pages_.Acquire();
+  const ShadowPage* root = current_.page != nullptr ? current_.page : empty_root_;
+  const WalkRequest request = {.table = OutputAddress(root->table().bits()),
+                               .level = root->role.level,
+                               .address = address,
+                               .access = access,
+                               .pkru = state_.pkru,
+                               .pkrs = state_.pkrs};
+  return WalkTables<AnyLayout>(format(), request, space, trace);
+}
+
+std::vector<RootInfo> ShadowingMmu::Roots() const {
+  std::vector<RootInfo> roots;
+  const ShadowPages::Lock lock = pages_.Acquire();
+  const auto add = [&](const CachedRoot& root, bool current) {
+    if (root.page == nullptr) return;
+    roots.push_back({.root = {.table = root.page->table(), .level = root.page->role.level},
+                     .role = root.page->role,
+                     .root_register = root.root_register,
+                     .current = current});
+  };
+  add(current_, true);
+  for (const CachedRoot& root : previous_) add(root, false);
+  return roots;
+}
+
+}  // namespace pagesaw
