@@ -25,6 +25,7 @@
 import pagesaw.control.plugin_set;
 import pagesaw.control.server;
 import pagesaw.machine.vm_mmu;
+import pagesaw.core.address;
 import pagesaw.core.cpu_state;
 import pagesaw.core.paging_state;
 import pagesaw.core.plugin;
@@ -56,7 +57,9 @@ class HaltingProcessor final : public Processor {
   CpuState GetState() const override { return state_; }
   void SetState(const CpuState& state) override { state_ = state; }
   void SetTables(const TranslationTables&) override {}
+  void LendPage(Gva, Hpa) override {}
   void FlushTlb() override {}
+  void FlushContents() override {}
   void RequestExit() override {}
   PagingState paging_snapshot() const override {
     PagingState paging;

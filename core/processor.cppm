@@ -26,7 +26,7 @@ struct TranslationTables {
 // One access that something outside the processor answers.
 struct BusAccess {
   enum class Kind : std::uint8_t {
-    kMmioRead,
+    kMmioRead,  // kBus: of a PDPTE, which may lie in memory, if not second_stage
     kMmioWrite,
     kPortIn,
     kPortOut,
@@ -100,6 +100,10 @@ class Processor {
   // answer is used when the instruction runs again.
   virtual void CompleteBus(const BusAccess& access) = 0;
 
+  // Until the instruction that met the last kTableFault exit is done, or one iteration of it, its
+  // writes to the page of `linear` go to the page of `host` whatever the tables say.
+  virtual void LendPage(Gva linear, Hpa host) = 0;
+
   // Queues `event`, to be delivered by the next Run. At most one may be queued.
   virtual void Inject(const Event& event) = 0;
   virtual bool HasQueuedEvent() const = 0;
@@ -116,6 +120,8 @@ class Processor {
   virtual void SetTables(const TranslationTables& tables) = 0;
   // Forgets every translation.
   virtual void FlushTlb() = 0;
+  // Forgets what it made from the contents of memory (decoded code), which somebody else changed.
+  virtual void FlushContents() = 0;
 
   // Makes Run return soon. Any thread.
   virtual void RequestExit() = 0;

@@ -1,5 +1,7 @@
 module;
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 module pagesaw.cpu.core;
 
@@ -39,6 +41,32 @@ const BusAccess* Replay::Take(const BusAccess& asked) {
   if (next_ < count_ && SameQuestion(answers_[next_], asked)) return &answers_[next_++];
   // What the instruction does now differs from what it did when it asked: old answers are void.
   count_ = next_;
+  return nullptr;
+}
+
+void Replay::Lend(std::uint64_t linear, std::uint64_t host) {
+  constexpr std::uint64_t kPageMask = 0xfff;
+  const LentPage page = {.linear = linear & ~kPageMask, .host = host & ~kPageMask};
+  for (unsigned i = 0; i < lent_count_; ++i) {
+    if (lent_[i].linear == page.linear) {
+      lent_[i] = page;
+      return;
+    }
+  }
+  if (lent_count_ == lent_.size()) {
+    std::move(lent_.begin() + 1, lent_.end(), lent_.begin());
+    --lent_count_;
+  }
+  lent_[lent_count_++] = page;
+}
+
+std::byte* Replay::Lent(std::uint64_t linear) const {
+  constexpr std::uint64_t kPageMask = 0xfff;
+  for (unsigned i = 0; i < lent_count_; ++i) {
+    if (lent_[i].linear == (linear & ~kPageMask)) {
+      return reinterpret_cast<std::byte*>(lent_[i].host | (linear & kPageMask));
+    }
+  }
   return nullptr;
 }
 

@@ -121,18 +121,30 @@ enum Vector : std::uint8_t {
 // asks. Cleared when the instruction, or one iteration of a repeated one, is done.
 class Replay {
  public:
-  inline bool empty() const { return count_ == 0; }
+  inline bool empty() const { return count_ == 0 && lent_count_ == 0; }
   inline void Rewind() { next_ = 0; }
-  inline void Clear() { count_ = next_ = 0; }
+  inline void Clear() { count_ = next_ = lent_count_ = 0; }
   // False if full: more accesses than one instruction makes.
   bool Add(const BusAccess& access);
   // The answer to `asked` if it is the next one recorded, else null.
   const BusAccess* Take(const BusAccess& asked);
 
+  // Memory that may be written for the page of `linear`, whatever the tables say.
+  void Lend(std::uint64_t linear, std::uint64_t host);
+  // Where a write to `linear` may go, or null.
+  std::byte* Lent(std::uint64_t linear) const;
+
  private:
+  struct LentPage {
+    std::uint64_t linear = 0;
+    std::uint64_t host = 0;
+  };
+
   std::array<BusAccess, 16> answers_;
   unsigned count_ = 0;
   unsigned next_ = 0;
+  std::array<LentPage, 4> lent_;  // an access touches two pages; a task switch some more
+  unsigned lent_count_ = 0;
 };
 
 struct JumpCacheEntry {

@@ -29,7 +29,9 @@ WalkResult WalkGiven(const Core& core, InputAddress address, Access access) {
                                {.table = OutputAddress(core.tables.root.bits()),
                                 .level = core.tables.level,
                                 .address = address,
-                                .access = access},
+                                .access = access,
+                                .pkru = core.pkru,
+                                .pkrs = core.pkrs},
                                space);
 }
 
@@ -165,10 +167,17 @@ bool WalkOneStage(Core& core, std::uint64_t linear, Access access, HostPage& pag
     return LeaveWithTableFault(core, fault);
   }
   const PageFormat& format = *core.tables.format;
+  const Privilege by = access.privilege();
+  const Access read = access.smap_waived() ? Access::Read(by).WithSmapWaived() : Access::Read(by);
+  const Access write =
+      access.smap_waived() ? Access::Write(by).WithSmapWaived() : Access::Write(by);
   page.host = result->output.bits();
   page.level = result->level;
-  page.readable = !format.PermissionFault(result->rights, Access::Read(access.privilege()));
-  page.writable = MayWrite(format, *result, access.privilege());
+  page.readable = !format.PermissionFault(result->rights, read);
+  // A key may refuse writes alone: each is judged by a walk of its own.
+  page.writable = !format.PermissionFault(result->rights, write) &&
+                  (result->leaf & format.layout.dirty) != 0 &&
+                  (access.is_write() || format.protection_key_mask == 0);
   return true;
 }
 

@@ -61,12 +61,17 @@ bool Locate(Core& core, std::uint64_t linear, unsigned bytes, bool write, By by,
     host = reinterpret_cast<std::byte*>(page.host);
     return true;
   }
-  // A fault on a guest's table has a question of its own.
-  if (IsFinalTableFault(core)) {
-    core.exit.fault.bus = {.kind = write ? BusAccess::Kind::kMmioWrite : BusAccess::Kind::kMmioRead,
-                           .bytes = static_cast<std::uint8_t>(bytes),
-                           .address = core.exit.fault.address.bits()};
+  if (!IsFinalTableFault(core)) return false;  // a fault on a guest's table has its own question
+  if (write) {
+    host = core.replay.Lent(linear);
+    if (host != nullptr) {
+      core.stop = Stop::kNone;
+      return true;
+    }
   }
+  core.exit.fault.bus = {.kind = write ? BusAccess::Kind::kMmioWrite : BusAccess::Kind::kMmioRead,
+                         .bytes = static_cast<std::uint8_t>(bytes),
+                         .address = core.exit.fault.address.bits()};
   return false;
 }
 

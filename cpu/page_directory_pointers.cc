@@ -18,8 +18,15 @@ std::uint64_t ReservedBits(unsigned physical_bits) {
   return ~((std::uint64_t{1} << physical_bits) - 1) | 0x1e6;
 }
 
-// Reads 8 bytes of guest-physical memory: a walk with paging off has one stage.
+// Reads 8 bytes of guest-physical memory. Where the tables at hand translate linear addresses, the
+// outside reads them; else they are found by a walk with paging off.
 bool LoadPhysical(Core& core, std::uint64_t gpa, std::uint64_t& value) {
+  if (!core.tables.second_stage) {
+    BusAccess access{.kind = BusAccess::Kind::kMmioRead, .bytes = 8, .address = gpa};
+    if (!core.AskBus(access)) return false;
+    value = access.value;
+    return true;
+  }
   const std::uint64_t cr0 = core.cr0;
   core.cr0 &= ~kCr0Pg;
   HostPage page;
@@ -43,7 +50,7 @@ bool LoadPhysical(Core& core, std::uint64_t gpa, std::uint64_t& value) {
 
 bool LoadPdptes(Core& core, std::uint64_t cr3, std::uint64_t cr0, std::uint64_t cr4,
                 std::array<std::uint64_t, 4>& pdptes) {
-  if (!PaePaging(core, cr0, cr4) || !core.tables.second_stage) return true;
+  if (!PaePaging(core, cr0, cr4)) return true;
   std::array<std::uint64_t, 4> loaded = {};
   for (unsigned i = 0; i < 4; ++i) {
     if (!LoadPhysical(core, (cr3 & 0xffff'ffe0) + 8 * i, loaded[i])) return false;

@@ -203,6 +203,10 @@ void SoftwareProcessor::CompleteBus(const BusAccess& access) {
   if (!core_->replay.Add(access)) broken_ = true;
 }
 
+void SoftwareProcessor::LendPage(Gva linear, Hpa host) {
+  core_->replay.Lend(linear.bits(), host.bits());
+}
+
 void SoftwareProcessor::Inject(const Event& event) {
   core_->event = event;
   core_->event_queued = true;
@@ -299,7 +303,7 @@ void SoftwareProcessor::SetState(const CpuState& state) {
   pending_.reset();
   core.UpdateMode();
   core.UpdatePaging();
-  FlushTlb();
+  FlushContents();
   PublishPaging();
 }
 
@@ -309,7 +313,9 @@ void SoftwareProcessor::SetTables(const TranslationTables& tables) {
   core_->FlushTranslations();
 }
 
-void SoftwareProcessor::FlushTlb() {
+void SoftwareProcessor::FlushTlb() { core_->FlushTranslations(); }
+
+void SoftwareProcessor::FlushContents() {
   code_->Clear();
   core_->second_stage_tlb.Flush();
   core_->FlushTranslations();

@@ -26,6 +26,7 @@ class SoftwareProcessor final : public Processor {
 
   Exit Run(std::uint64_t instructions) override;
   void CompleteBus(const BusAccess& access) override;
+  void LendPage(Gva linear, Hpa host) override;
   void Inject(const Event& event) override;
   bool HasQueuedEvent() const override;
   bool CanTakeInterrupt() const override;
@@ -35,6 +36,7 @@ class SoftwareProcessor final : public Processor {
   void SetState(const CpuState& state) override;
   void SetTables(const TranslationTables& tables) override;
   void FlushTlb() override;
+  void FlushContents() override;
   void RequestExit() override;
   PagingState paging_snapshot() const override;
   // What siblings of this processor are to share with it.

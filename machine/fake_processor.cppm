@@ -5,9 +5,11 @@ module;
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <utility>
 #include <vector>
 export module pagesaw.machine.fake_processor;
 
+import pagesaw.core.address;
 import pagesaw.core.cpu_state;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
@@ -31,6 +33,7 @@ class FakeProcessor final : public Processor {
     return program_(*this, budget);
   }
   void CompleteBus(const BusAccess& access) override { answers.push_back(access); }
+  void LendPage(Gva linear, Hpa host) override { lent.emplace_back(linear, host); }
   void Inject(const Event& e) override {
     event = e;
     event_queued = true;
@@ -46,6 +49,7 @@ class FakeProcessor final : public Processor {
     ++tables_set;
   }
   void FlushTlb() override { ++flushes; }
+  void FlushContents() override { ++flushes; }
   void RequestExit() override { exit_requested = true; }
   PagingState paging_snapshot() const override {
     return {.cr0 = state.cr0, .cr3 = state.cr3, .cr4 = state.cr4, .efer = state.efer};
@@ -54,6 +58,7 @@ class FakeProcessor final : public Processor {
 
   CpuState state = ResetState();
   std::vector<BusAccess> answers;
+  std::vector<std::pair<Gva, Hpa>> lent;
   std::vector<Event> events;  // delivered
   Event event;
   bool event_queued = false;

@@ -3,6 +3,7 @@ module;
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -80,6 +81,7 @@ std::optional<VmExit> Vcpu::TakeStartMessages() {
     }
     apic_.ResetForInit();
     processor_->SetState(ResetState());
+    HandlePagingChange();
     waits_for_start_up_ = true;
     halted_ = false;
   }
@@ -90,6 +92,7 @@ std::optional<VmExit> Vcpu::TakeStartMessages() {
     state.segments[kCs].selector = static_cast<std::uint16_t>(*vector << 8);
     state.segments[kCs].base = std::uint64_t{*vector} << 12;
     processor_->SetState(state);
+    HandlePagingChange();
     waits_for_start_up_ = false;
   }
   return std::nullopt;
@@ -148,12 +151,14 @@ void Vcpu::InjectPending() {
 Exit Vcpu::RunGuest(std::uint64_t now_ns) {
   const std::uint64_t deadline = NextDeadline();
   const std::uint64_t left_ns = deadline > now_ns ? deadline - now_ns : 0;
-  const std::uint64_t budget =
+  std::uint64_t budget =
       nmi_pending_ ? kShortestSlice
                    : std::clamp(left_ns / kNsPerInstruction, kShortestSlice, kSliceInstructions);
+  if (lent_count_ != 0) budget = 1;
   EnterGuest();
   const Exit exit = processor_->Run(budget);
   LeaveGuest();
+  if (lent_count_ != 0) TellOfProtectedWrites();
   return exit;
 }
 
@@ -172,6 +177,7 @@ void Vcpu::EnterGuest() {
     // From here on a flush waits for this vCPU to leave; one asked for before is done now.
     guest_epoch_.fetch_add(1);
     if (flush_requested_.exchange(false)) processor_->FlushTlb();
+    if (contents_flush_requested_.exchange(false)) processor_->FlushContents();
     if (!root_mmu_->roots_obsolete()) return;
     LeaveGuest();
   }
@@ -183,6 +189,8 @@ void Vcpu::LeaveGuest() {
 }
 
 void Vcpu::RequestFlush() { flush_requested_.store(true); }
+
+void Vcpu::RequestContentsFlush() { contents_flush_requested_.store(true); }
 
 void Vcpu::WaitOutOfGuest() {
   const std::uint32_t epoch = guest_epoch_.load();
@@ -207,7 +215,7 @@ std::optional<VmExit> Vcpu::Handle(const Exit& exit) {
     case ExitReason::kBus: {
       CountOne(exits_bus_);
       BusAccess access = exit.bus;
-      Dispatch(access);
+      if (environment_.tdp || !ReadMemory(access)) Dispatch(access);
       processor_->CompleteBus(access);
       return std::nullopt;
     }
@@ -219,15 +227,28 @@ std::optional<VmExit> Vcpu::Handle(const Exit& exit) {
                     .message = absl::StrFormat("the guest shut down (triple fault) at rip 0x%x",
                                                processor_->GetState().rip)};
     case ExitReason::kPagingChanged:
+      HandlePagingChange();
+      return std::nullopt;
     case ExitReason::kInvalidate:
-      environment_.mmu->SetPagingState(apic_.id(), processor_->paging_snapshot());
-      tables_set_ = false;
+      root_mmu_->Invalidate(exit.linear);
       return std::nullopt;
   }
   return std::nullopt;
 }
 
+void Vcpu::HandlePagingChange() {
+  if (environment_.tdp) return;
+  const PagingState state = processor_->paging_snapshot();
+  environment_.mmu->SetPagingState(apic_.id(), state);
+  root_mmu_->PagingChanged(state);
+  tables_set_ = false;
+}
+
 std::optional<VmExit> Vcpu::HandleFault(const TableFault& fault) {
+  // Protection-key registers change without an exit.
+  if (!environment_.tdp) {
+    environment_.mmu->SetPagingState(apic_.id(), processor_->paging_snapshot());
+  }
   const FaultResolution resolution = root_mmu_->HandleFault(MmuFaultOf(fault));
   switch (resolution.outcome) {
     case FaultOutcome::kFixed:
@@ -247,12 +268,41 @@ std::optional<VmExit> Vcpu::HandleFault(const TableFault& fault) {
       return ErrorAt("the host has no memory for the tables that map guest address",
                      resolution.gpa.bits());
     case FaultOutcome::kWriteProtected:
-      return ErrorAt("the guest wrote to a page table that is write-protected, at guest address",
-                     resolution.gpa.bits());
+      return HandleProtectedWrite(fault, resolution);
     case FaultOutcome::kAttributeViolation:
       return ErrorAt("the guest violated the attributes of guest address", resolution.gpa.bits());
   }
   return std::nullopt;
+}
+
+// The processor makes the write itself, so that it is atomic and happens once, but the shadow MMU
+// hears of it before anything else is executed.
+std::optional<VmExit> Vcpu::HandleProtectedWrite(const TableFault& fault,
+                                                 const FaultResolution& resolution) {
+  processor_->LendPage(fault.linear, resolution.host);
+  if (lent_count_ == lent_pages_.size()) {
+    std::move(lent_pages_.begin() + 1, lent_pages_.end(), lent_pages_.begin());
+    --lent_count_;
+  }
+  lent_pages_[lent_count_++] = AlignDown(resolution.gpa, Level::kPt);
+  lent_retired_ = processor_->instructions_retired();
+  return NoteFruitless(fault);
+}
+
+void Vcpu::TellOfProtectedWrites() {
+  for (unsigned i = 0; i < lent_count_; ++i) root_mmu_->GuestWrote(lent_pages_[i], kPageBytes);
+  // Until the instruction is done it may write again.
+  if (processor_->instructions_retired() != lent_retired_) lent_count_ = 0;
+}
+
+// Answers a read of guest-physical memory, if there is any.
+bool Vcpu::ReadMemory(BusAccess& access) const {
+  if (access.kind != BusAccess::Kind::kMmioRead || environment_.memory == nullptr) return false;
+  const std::byte* host = HostRange(*environment_.memory, Gpa(access.address), access.bytes, false);
+  if (host == nullptr || access.bytes != 8 || access.address % 8 != 0) return false;
+  access.value = std::atomic_ref(*reinterpret_cast<std::uint64_t*>(const_cast<std::byte*>(host)))
+                     .load(std::memory_order_acquire);
+  return true;
 }
 
 // No memory takes the access. Where data moves, a device or the empty bus answers; that includes
@@ -342,6 +392,7 @@ void Vcpu::SetState(const CpuState& state) {
   halted_ = state.activity == Activity::kHalted;
   waits_for_start_up_ = state.activity == Activity::kWaitForSipi;
   processor_->SetState(state);
+  HandlePagingChange();
 }
 
 VcpuStatistics Vcpu::statistics() const {

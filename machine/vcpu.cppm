@@ -1,6 +1,7 @@
 // One virtual CPU: a processor, the shadow MMU whose tables it runs on and its local APIC, and what
 // becomes of each exit. Its loop is driven by whoever owns the thread.
 module;
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -12,6 +13,8 @@ export module pagesaw.machine.vcpu;
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.cpu_state;
+import pagesaw.core.guest_memory;
+import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
 import pagesaw.machine.bus;
@@ -30,6 +33,7 @@ struct VcpuEnvironment {
   const Bus* bus = nullptr;
   Pic* pic = nullptr;
   VmMmu* mmu = nullptr;
+  const GuestMemory* memory = nullptr;  // needed if not `tdp`
   bool tdp = true;
 };
 
@@ -54,6 +58,8 @@ class Vcpu {
   // Makes the vCPU forget its translations before it executes anything more; `WaitOutOfGuest` then
   // returns once it has left whatever it was executing. Any thread.
   void RequestFlush();
+  // The same, and what it made from the contents of memory.
+  void RequestContentsFlush();
   void WaitOutOfGuest();
 
   // While no other thread is in Step.
@@ -83,6 +89,10 @@ class Vcpu {
 
   Ending Handle(const Exit& exit);
   Ending HandleFault(const TableFault& fault);
+  void HandlePagingChange();
+  Ending HandleProtectedWrite(const TableFault& fault, const FaultResolution& resolution);
+  void TellOfProtectedWrites();
+  bool ReadMemory(BusAccess& access) const;
   Ending HandleDeviceFault(const TableFault& fault, Gpa gpa);
   Ending NoteFruitless(const TableFault& fault);
   void Dispatch(BusAccess& access);
@@ -104,11 +114,16 @@ class Vcpu {
   std::uint64_t fruitless_retired_ = 0;
   unsigned fruitless_count_ = 0;
 
+  // Pages that the processor may be writing for the instruction at hand, though no SPTE lets it.
+  std::array<Gpa, 4> lent_pages_ = {};
+  unsigned lent_count_ = 0;
+  std::uint64_t lent_retired_ = 0;
+
   std::mutex wake_mutex_;
   std::condition_variable wake_;
   bool kicked_ = false;
 
-  std::atomic<bool> flush_requested_{false};
+  std::atomic<bool> flush_requested_{false}, contents_flush_requested_{false};
   std::atomic<std::uint32_t> guest_epoch_{0};  // odd while it executes guest code
 
   std::atomic<std::uint64_t> exits_{0}, exits_table_fault_{0}, exits_bus_{0}, exits_halt_{0},

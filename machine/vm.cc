@@ -114,6 +114,12 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
     for (auto& vcpu : vcpus) vcpu->WaitOutOfGuest();
   }
 
+  // After the host changed memory that the guest may have executed.
+  void FlushContents() {
+    for (auto& vcpu : vcpus) vcpu->RequestContentsFlush();
+    for (auto& vcpu : vcpus) vcpu->WaitOutOfGuest();
+  }
+
   void DebugExit(std::uint32_t value) override {
     lifecycle.RequestStop(
         {.reason = StopReason::kDebugExit,
@@ -183,7 +189,9 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
   }
   auto made = parts.make_mmu({.memory = &memory,
                               .flusher = this,
+                              .tdp = config.tdp,
                               .tdp_format = tdp_format,
+                              .features = processors[0]->paging_snapshot().features,
                               .vcpu_count = config.cpu_count});
   if (!made.ok()) return made.status();
   mmu = *std::move(made);
@@ -206,6 +214,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                                                            .bus = &board->bus(),
                                                            .pic = &board->pic(),
                                                            .mmu = mmu.get(),
+                                                           .memory = &memory,
                                                            .tdp = config.tdp},
                                            std::move(processors[i]), std::move(root_mmu),
                                            board->apic(i), *msrs[i]));
@@ -293,7 +302,8 @@ absl::Status Vm::ReadMemory(Gpa gpa, std::span<std::byte> bytes) const {
 absl::Status Vm::WriteMemory(Gpa gpa, std::span<const std::byte> bytes) {
   if (absl::Status status = impl_->memory.Write(gpa, bytes); !status.ok()) return status;
   // Processors may hold translations and decoded code that came from these bytes.
-  impl_->FlushAll();
+  impl_->mmu->MemoryWritten(gpa, bytes.size());
+  impl_->FlushContents();
   return absl::OkStatus();
 }
 
@@ -357,12 +367,13 @@ absl::StatusOr<std::vector<ShadowMmuInfo>> Vm::ShadowMmus(unsigned vcpu) const {
   const auto found = impl_->FindVcpu(vcpu);
   if (!found.ok()) return found.status();
   const ShadowMmu& mmu = (*found)->root_mmu();
-  return std::vector<ShadowMmuInfo>{{.name = std::string(mmu.name()),
-                                     .format_name = impl_->tdp_format->name,
-                                     .format = mmu.format(),
-                                     .role = mmu.root_role(),
-                                     .walker = std::string(mmu.walker().name()),
-                                     .active = true}};
+  return std::vector<ShadowMmuInfo>{
+      {.name = std::string(mmu.name()),
+       .format_name = impl_->config.tdp ? impl_->tdp_format->name : "linear",
+       .format = mmu.format(),
+       .role = mmu.root_role(),
+       .walker = std::string(mmu.walker().name()),
+       .active = true}};
 }
 
 absl::StatusOr<WalkReport> Vm::Walk(unsigned vcpu, std::string_view walker_name,

@@ -48,10 +48,6 @@ absl::Status CheckVmConfig(const VmConfig& config, std::uint64_t memory_limit_by
     return absl::InvalidArgumentError(
         absl::StrFormat("vCPU count %d: a VM can have at most %d", config.cpu_count, kMaxCpus));
   }
-  if (!config.tdp) {
-    return absl::UnimplementedError(
-        "two-stage translation off: this version cannot shadow the guest's own tables");
-  }
   if (config.time_limit.count() < 0) {
     return absl::InvalidArgumentError(
         absl::StrFormat("time limit %d ms: must not be negative", config.time_limit.count()));

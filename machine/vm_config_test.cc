@@ -42,34 +42,33 @@ TEST_P(VmConfigCheck, NamesWhatItRefuses) {
 
 INSTANTIATE_TEST_SUITE_P(
     Fields, VmConfigCheck,
-    testing::Values(ConfigCase{"Default", [](VmConfig&) {}, absl::StatusCode::kOk, ""},
-                    ConfigCase{"Name", [](VmConfig& c) { c.name = "X"; },
-                               absl::StatusCode::kInvalidArgument, "'X'"},
-                    ConfigCase{"NoMemory", [](VmConfig& c) { c.memory_bytes = 0; },
-                               absl::StatusCode::kInvalidArgument, "memory size 0"},
-                    ConfigCase{"OddMemory", [](VmConfig& c) { c.memory_bytes = 4097; },
-                               absl::StatusCode::kInvalidArgument, "4097"},
-                    ConfigCase{"TooMuchMemory", [](VmConfig& c) { c.memory_bytes = kLimit + 4096; },
-                               absl::StatusCode::kResourceExhausted, "1073745920"},
-                    ConfigCase{"NoCpu", [](VmConfig& c) { c.cpu_count = 0; },
-                               absl::StatusCode::kInvalidArgument, "vCPU count 0"},
-                    ConfigCase{"TooManyCpus", [](VmConfig& c) { c.cpu_count = 65; },
-                               absl::StatusCode::kInvalidArgument, "vCPU count 65"},
-                    ConfigCase{"Shadow", [](VmConfig& c) { c.tdp = false; },
-                               absl::StatusCode::kUnimplemented, "two-stage"},
-                    ConfigCase{"TimeLimit",
-                               [](VmConfig& c) { c.time_limit = std::chrono::milliseconds(-5); },
-                               absl::StatusCode::kInvalidArgument, "-5"},
-                    ConfigCase{"Cmdline",
-                               [](VmConfig& c) {
-                                 c.image_path = "x";
-                                 c.cmdline = std::string(5000, 'a');
-                               },
-                               absl::StatusCode::kInvalidArgument, "5000"},
-                    ConfigCase{"InitrdAlone", [](VmConfig& c) { c.initrd_path = "rd"; },
-                               absl::StatusCode::kInvalidArgument, "'rd'"},
-                    ConfigCase{"CmdlineAlone", [](VmConfig& c) { c.cmdline = "x"; },
-                               absl::StatusCode::kInvalidArgument, "'x'"}),
+    testing::Values(
+        ConfigCase{"Default", [](VmConfig&) {}, absl::StatusCode::kOk, ""},
+        ConfigCase{"Name", [](VmConfig& c) { c.name = "X"; }, absl::StatusCode::kInvalidArgument,
+                   "'X'"},
+        ConfigCase{"NoMemory", [](VmConfig& c) { c.memory_bytes = 0; },
+                   absl::StatusCode::kInvalidArgument, "memory size 0"},
+        ConfigCase{"OddMemory", [](VmConfig& c) { c.memory_bytes = 4097; },
+                   absl::StatusCode::kInvalidArgument, "4097"},
+        ConfigCase{"TooMuchMemory", [](VmConfig& c) { c.memory_bytes = kLimit + 4096; },
+                   absl::StatusCode::kResourceExhausted, "1073745920"},
+        ConfigCase{"NoCpu", [](VmConfig& c) { c.cpu_count = 0; },
+                   absl::StatusCode::kInvalidArgument, "vCPU count 0"},
+        ConfigCase{"TooManyCpus", [](VmConfig& c) { c.cpu_count = 65; },
+                   absl::StatusCode::kInvalidArgument, "vCPU count 65"},
+        ConfigCase{"Shadow", [](VmConfig& c) { c.tdp = false; }, absl::StatusCode::kOk, ""},
+        ConfigCase{"TimeLimit", [](VmConfig& c) { c.time_limit = std::chrono::milliseconds(-5); },
+                   absl::StatusCode::kInvalidArgument, "-5"},
+        ConfigCase{"Cmdline",
+                   [](VmConfig& c) {
+                     c.image_path = "x";
+                     c.cmdline = std::string(5000, 'a');
+                   },
+                   absl::StatusCode::kInvalidArgument, "5000"},
+        ConfigCase{"InitrdAlone", [](VmConfig& c) { c.initrd_path = "rd"; },
+                   absl::StatusCode::kInvalidArgument, "'rd'"},
+        ConfigCase{"CmdlineAlone", [](VmConfig& c) { c.cmdline = "x"; },
+                   absl::StatusCode::kInvalidArgument, "'x'"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -16,7 +16,9 @@ import pagesaw.core.shadow_mmu;
 import pagesaw.core.virt_extension;
 import pagesaw.mmu.cpu_walker;
 import pagesaw.mmu.direct_mmu;
+import pagesaw.mmu.guest_tables;
 import pagesaw.mmu.shadow_pages;
+import pagesaw.mmu.shadowing_mmu;
 import pagesaw.mmu.spte;
 
 namespace pagesaw {
@@ -28,20 +30,14 @@ constexpr unsigned kHostPhysicalBits = 52;
 // oldest tables taken away again.
 constexpr std::size_t kShadowPageLimit = 4096;
 
-class DirectVmMmu final : public VmMmu {
+// What both kinds have: shadow pages, and a walker for each vCPU.
+class SharedVmMmu : public VmMmu {
  public:
-  explicit DirectVmMmu(const MmuRequest& request)
-      : memory_(*request.memory),
-        root_level_(request.tdp_format->root_level),
-        pages_(SpteCodec(request.tdp_format->make(kHostPhysicalBits)), *request.flusher,
-               kShadowPageLimit) {
+  SharedVmMmu(const MmuRequest& request, const SpteCodec& codec, const GuestTables* tables)
+      : memory_(*request.memory), pages_(codec, *request.flusher, kShadowPageLimit, tables) {
     for (unsigned i = 0; i < request.vcpu_count; ++i) {
       walkers_.push_back(std::make_unique<CpuWalker>(memory_));
     }
-  }
-
-  std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) override {
-    return DirectMmu::Make(pages_, memory_, *walkers_[vcpu], root_level_);
   }
 
   void SetPagingState(unsigned vcpu, const PagingState& state) override {
@@ -52,6 +48,8 @@ class DirectVmMmu final : public VmMmu {
     return std::make_unique<CpuWalker>(memory_, state);
   }
 
+  void MemoryWritten(Gpa gpa, std::uint64_t bytes) override { pages_.GuestWrote(gpa, bytes); }
+
   void ZapFrames(Gfn first, std::uint64_t count) override { pages_.SlotsChanged(first, count); }
 
   std::vector<ShadowPageInfo> ShadowPages(std::uint64_t after_id,
@@ -61,17 +59,45 @@ class DirectVmMmu final : public VmMmu {
 
   MmuStatistics Statistics() const override { return pages_.Statistics(); }
 
- private:
+ protected:
   const GuestMemory& memory_;
-  const Level root_level_;
   // By its full name: a member function has the plain one.
   class pagesaw::ShadowPages pages_;
   std::vector<std::unique_ptr<CpuWalker>> walkers_;
 };
 
+class DirectVmMmu final : public SharedVmMmu {
+ public:
+  explicit DirectVmMmu(const MmuRequest& request)
+      : SharedVmMmu(request, SpteCodec(request.tdp_format->make(kHostPhysicalBits)), nullptr),
+        root_level_(request.tdp_format->root_level) {}
+
+  std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) override {
+    return DirectMmu::Make(pages_, memory_, *walkers_[vcpu], root_level_);
+  }
+
+ private:
+  const Level root_level_;
+};
+
+class ShadowingVmMmu final : public SharedVmMmu {
+ public:
+  explicit ShadowingVmMmu(const MmuRequest& request)
+      : SharedVmMmu(request, SpteCodec(LinearSpteFormat()), &tables_),
+        tables_(memory_, request.features) {}
+
+  std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) override {
+    return ShadowingMmu::Make(pages_, memory_, tables_, *walkers_[vcpu]);
+  }
+
+ private:
+  const GuestTables tables_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<VmMmu>> MakeVmMmu(const MmuRequest& request) {
+  if (!request.tdp) return std::make_unique<ShadowingVmMmu>(request);
   return std::make_unique<DirectVmMmu>(request);
 }
 

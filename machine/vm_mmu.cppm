@@ -8,7 +8,7 @@ import pagesaw.machine.vm_parts;
 
 export namespace pagesaw {
 
-// Makes a VmMmu for two-stage translation whose SPTEs have `request.tdp_format`.
+// Makes a VmMmu as `request` says: for two-stage translation, or for shadow paging.
 absl::StatusOr<std::unique_ptr<VmMmu>> MakeVmMmu(const MmuRequest& request);
 
 }  // namespace pagesaw

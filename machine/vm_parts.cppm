@@ -46,6 +46,8 @@ class VmMmu {
   // A `cpu_walk` of its own for an inspector, initialised from `state`. Any thread.
   virtual std::unique_ptr<PageWalker> MakeCpuWalker(const PagingState& state) const = 0;
 
+  // The host has written `bytes` bytes of guest memory from `gpa`. Any thread.
+  virtual void MemoryWritten(Gpa gpa, std::uint64_t bytes) = 0;
   // Drops what was built for `count` frames from `first`, then flushes every processor.
   virtual void ZapFrames(Gfn first, std::uint64_t count) = 0;
   // At most `max_count` shadow pages whose ids are above `after_id`, by ascending id. Any thread.
@@ -57,7 +59,9 @@ class VmMmu {
 struct MmuRequest {
   const GuestMemory* memory = nullptr;    // outlives the VmMmu
   TlbFlusher* flusher = nullptr;          // outlives the VmMmu
-  const TdpFormat* tdp_format = nullptr;  // of the SPTEs
+  bool tdp = true;                        // false: the guest's own tables are shadowed
+  const TdpFormat* tdp_format = nullptr;  // of the SPTEs if `tdp`
+  PagingFeatures features = {};           // of the processors
   unsigned vcpu_count = 1;
 };
 

@@ -10,11 +10,11 @@ namespace pagesaw {
 
 CpuWalker::CpuWalker(const GuestMemory& memory) : CpuWalker(memory, PagingState()) {}
 
-CpuWalker::CpuWalker(const GuestMemory& memory, const PagingState& state) : memory_(&memory) {
-  Reset(state);
-}
+CpuWalker::CpuWalker(const GuestMemory& memory, const PagingState& state)
+    : memory_(&memory), state_(state), format_(MakeLegacyFormat(state)) {}
 
 void CpuWalker::Reset(const PagingState& state) {
+  if (state == state_) return;
   state_ = state;
   format_ = MakeLegacyFormat(state);
 }

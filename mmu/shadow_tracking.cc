@@ -217,9 +217,8 @@ void ShadowPages::GuestWrote(Gpa gpa, std::uint64_t bytes) {
 void ShadowPages::TableWritten(Gfn gfn, std::uint64_t offset, std::uint64_t bytes) {
   std::vector<ShadowPage*> useless;
   ForEachShadow(gfn, [&](ShadowPage& page) {
-    if (page.unsync) return;
     const bool flood = page.role.level != Level::kPt && ++page.writes >= kFloodWrites;
-    if (flood || !LooksLikeEntryWrite(page.role, offset, bytes)) {
+    if (!page.unsync && (flood || !LooksLikeEntryWrite(page.role, offset, bytes))) {
       useless.push_back(&page);
       return;
     }
@@ -252,6 +251,10 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
         return complain("links another level", i);
       }
       if (!contains(child.parents)) return complain("is no parent of its child", i);
+      if (child.role.direct && child.role.access.write() && page.shadows() &&
+          !ShadowedEntry::Unpack(page.records[i]).dirty) {
+        return complain("leads to writable pages though the guest's page is clean", i);
+      }
       continue;
     }
     if (!page.shared) continue;

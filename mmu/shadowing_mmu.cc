@@ -393,8 +393,10 @@ FaultOutcome ShadowingMmu::MarkMmio(Path& path, InputAddress address, Gpa gpa) {
                                                     .write = path.rights.write(),
                                                     .user = path.rights.user(),
                                                     .generation = pages_.generation()});
+  // Pages of our own on the way may map memory as well: they grant what they would for memory.
+  const Rights rights = path.leaf.dirty ? path.rights : path.rights.Without(Rights::kWrite);
   // Without room for the marker the next access comes here again.
-  if (marker != 0 && LinkPath(path, address, Level::kPt, path.rights)) {
+  if (marker != 0 && LinkPath(path, address, Level::kPt, rights)) {
     const PathStep& last = path.steps[path.count - 1];
     pages_.Set(*last.page, last.index, marker, last.record);
   }

@@ -342,6 +342,29 @@ class Guest final : public TlbFlusher {
     return true;
   }
 
+  std::string Trace(std::uint64_t linear, Access access) const {
+    WalkTrace trace;
+    (void)CpuWalker(memory_, state_).Inspect(InputAddress(linear), access, &trace);
+    std::string words;
+    for (const WalkStep& step : trace.steps()) {
+      char text[64];
+      std::snprintf(text, sizeof(text), "\n  at %#llx: %#llx",
+                    static_cast<unsigned long long>(step.entry_address.bits()),
+                    static_cast<unsigned long long>(step.entry));
+      words += text;
+    }
+    (void)mmu_->Inspect(InputAddress(linear), access, &trace);
+    for (const WalkStep& step : trace.steps()) {
+      char text[64];
+      std::snprintf(
+          text, sizeof(text), "\n  SPTE of page %llu: %#llx",
+          static_cast<unsigned long long>(ShadowPages::PageAt(Hpa(step.entry_address.bits()))->id),
+          static_cast<unsigned long long>(step.entry));
+      words += text;
+    }
+    return words;
+  }
+
   std::optional<std::string> CheckedAccess() {
     const std::uint64_t linear = RandomLinear();
     const Access access = RandomAccess();
@@ -365,7 +388,8 @@ class Guest final : public TlbFlusher {
       return what + Words(got) + ", want " + Words(want);
     }
     if (got.kind == Outcome::Kind::kHost && want == got && !HasAccessedDirty(linear, access)) {
-      return std::string(what) + "A or D is missing";
+      return std::string(what) + "A or D is missing" + (from_tlb ? " (TLB)" : "") +
+             Trace(linear, access);
     }
     return std::nullopt;
   }
