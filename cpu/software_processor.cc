@@ -313,7 +313,10 @@ void SoftwareProcessor::SetTables(const TranslationTables& tables) {
   core_->FlushTranslations();
 }
 
-void SoftwareProcessor::FlushTlb() { core_->FlushTranslations(); }
+void SoftwareProcessor::FlushTlb() {
+  core_->second_stage_tlb.Flush();
+  core_->FlushTranslations();
+}
 
 void SoftwareProcessor::FlushContents() {
   code_->Clear();

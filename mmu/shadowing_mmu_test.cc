@@ -1,0 +1,278 @@
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+import pagesaw.core.access;
+import pagesaw.core.address;
+import pagesaw.core.page_walker;
+import pagesaw.core.paging_state;
+import pagesaw.core.shadow_mmu;
+import pagesaw.mmu.cpu_walker;
+import pagesaw.mmu.guest_tables;
+import pagesaw.mmu.shadow_pages;
+import pagesaw.mmu.shadowing_mmu;
+import pagesaw.mmu.spte;
+import pagesaw.mmu.test_memory;
+
+namespace pagesaw {
+namespace {
+
+constexpr Access kUserRead = Access::Read(Privilege::kUser);
+constexpr Access kRead = Access::Read(Privilege::kSupervisor);
+constexpr Access kWrite = Access::Write(Privilege::kSupervisor);
+constexpr Access kFetch = Access::Fetch(Privilege::kSupervisor);
+
+constexpr std::uint64_t kP = 1, kW = 2, kU = 4, kA = 0x20, kD = 0x40, kPs = 0x80;
+constexpr std::uint64_t kAll = kP | kW | kU | kA | kD;
+
+// Tables of a 4-level guest: PML4 at 0x1000, PDPT at 0x2000, PD at 0x3000, PT at 0x4000. Linear
+// 0 to 2 MiB goes through the PT.
+constexpr Gpa kPml4(0x1000), kPdpt(0x2000), kPd(0x3000), kPt(0x4000);
+
+class CountingFlusher final : public TlbFlusher {
+ public:
+  void FlushAll() override { ++count; }
+  unsigned count = 0;
+};
+
+class ShadowingMmuTest : public testing::Test {
+ protected:
+  ShadowingMmuTest() { Make(1000); }
+
+  void Make(std::size_t limit) {
+    mmu_.reset();
+    pages_ =
+        std::make_unique<ShadowPages>(SpteCodec(LinearSpteFormat()), flusher_, limit, &tables_);
+    mmu_ = ShadowingMmu::Make(*pages_, memory_, tables_, walker_);
+    SetEntry(kPml4, 0, kPdpt.bits() | kAll);
+    SetEntry(kPdpt, 0, kPd.bits() | kAll);
+    SetEntry(kPd, 0, kPt.bits() | kAll);
+    state_ = {.cr0 = kCr0Pe | kCr0Pg | kCr0Wp,
+              .cr3 = kPml4.bits(),
+              .cr4 = kCr4Pae,
+              .efer = kEferLme | kEferLma | kEferNxe};
+    Load();
+  }
+  void Load() {
+    walker_.Reset(state_);
+    mmu_->PagingChanged(state_);
+    (void)mmu_->Root();
+  }
+  void SetEntry(Gpa table, unsigned index, std::uint64_t entry) {
+    memory_.Write<std::uint64_t>(Gpa(table.bits() + 8 * index), entry);
+  }
+  // As an emulated or a host's write.
+  void SeenEntry(Gpa table, unsigned index, std::uint64_t entry) {
+    SetEntry(table, index, entry);
+    mmu_->GuestWrote(Gpa(table.bits() + 8 * index), 8);
+  }
+  FaultOutcome Fault(std::uint64_t linear, Access access) {
+    const FaultOutcome outcome =
+        mmu_->HandleFault({.address = InputAddress(linear), .access = access}).outcome;
+    const ShadowPages::Lock lock = pages_->Acquire();
+    EXPECT_EQ(pages_->Audit().value_or(""), "");
+    return outcome;
+  }
+  bool Allows(std::uint64_t linear, Access access) {
+    return static_cast<bool>(mmu_->Inspect(InputAddress(linear), access, nullptr));
+  }
+  const std::byte* Host(std::uint64_t linear) {
+    const WalkResult result = mmu_->Inspect(InputAddress(linear), kRead, nullptr);
+    return result ? reinterpret_cast<const std::byte*>(result->output.bits()) : nullptr;
+  }
+  const std::byte* HostOf(std::uint64_t gpa) {
+    return memory_.Find(GfnOf(Gpa(gpa)))->HostOf(Gpa(gpa));
+  }
+
+  TestMemory memory_{16u << 20};
+  CountingFlusher flusher_;
+  GuestTables tables_{memory_, PagingFeatures()};
+  CpuWalker walker_{memory_};
+  PagingState state_;
+  std::unique_ptr<ShadowPages> pages_;
+  std::unique_ptr<ShadowingMmu> mmu_;
+};
+
+TEST_F(ShadowingMmuTest, MapsWhatTheGuestMaps) {
+  SetEntry(kPt, 5, 0x8000 | kAll);
+  EXPECT_EQ(Fault(0x5123, kRead), FaultOutcome::kFixed);
+  EXPECT_EQ(Host(0x5123), HostOf(0x8123));
+  EXPECT_EQ(Fault(0x5123, kRead), FaultOutcome::kSpurious);
+  EXPECT_EQ(Fault(0x6000, kRead), FaultOutcome::kGuestFault);
+}
+
+TEST_F(ShadowingMmuTest, FirstWriteToACleanPageSetsDirty) {
+  SetEntry(kPt, 5, 0x8000 | kP | kW);
+  EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);
+  EXPECT_FALSE(Allows(0x5000, kWrite));
+  EXPECT_EQ(memory_.Read<std::uint64_t>(Gpa(kPt.bits() + 40)), 0x8000 | kP | kW | kA);
+  EXPECT_EQ(Fault(0x5000, kWrite), FaultOutcome::kFixed);
+  EXPECT_TRUE(Allows(0x5000, kWrite));
+  EXPECT_EQ(memory_.Read<std::uint64_t>(Gpa(kPt.bits() + 40)), 0x8000 | kP | kW | kA | kD);
+}
+
+TEST_F(ShadowingMmuTest, SupervisorWriteWithoutWpTakesThePageFromUsers) {
+  state_.cr0 &= ~kCr0Wp;
+  state_.cr4 |= kCr4Smep;
+  Load();
+  SetEntry(kPt, 5, 0x8000 | kP | kU);
+  EXPECT_EQ(Fault(0x5000, kUserRead), FaultOutcome::kFixed);
+  EXPECT_TRUE(Allows(0x5000, kUserRead));
+  EXPECT_EQ(Fault(0x5000, kWrite), FaultOutcome::kFixed);
+  EXPECT_TRUE(Allows(0x5000, kWrite));
+  EXPECT_FALSE(Allows(0x5000, kUserRead));
+  EXPECT_FALSE(Allows(0x5000, kFetch)) << "SMEP refuses it";
+  EXPECT_EQ(Fault(0x5000, kFetch), FaultOutcome::kGuestFault);
+  const unsigned flushes = flusher_.count;
+  EXPECT_EQ(Fault(0x5000, kUserRead), FaultOutcome::kFixed);
+  EXPECT_FALSE(Allows(0x5000, kWrite));
+  EXPECT_GT(flusher_.count, flushes);
+}
+
+TEST_F(ShadowingMmuTest, SupervisorWriteWithoutWpUnderSmapIsMadeForTheGuest) {
+  state_.cr0 &= ~kCr0Wp;
+  state_.cr4 |= kCr4Smap;
+  Load();
+  SetEntry(kPt, 5, 0x8000 | kP | kU);
+  EXPECT_EQ(Fault(0x5000, kWrite.WithSmapWaived()), FaultOutcome::kWriteProtected);
+  EXPECT_FALSE(Allows(0x5000, kRead)) << "SMAP refuses it";
+}
+
+TEST_F(ShadowingMmuTest, TablesAboveTheLowestLevelStayProtected) {
+  SetEntry(kPt, 3, kPd.bits() | kAll);
+  EXPECT_EQ(Fault(0x3000, kWrite), FaultOutcome::kWriteProtected);
+  EXPECT_TRUE(Allows(0x3000, kRead));
+  EXPECT_FALSE(Allows(0x3000, kWrite));
+}
+
+TEST_F(ShadowingMmuTest, SeenWritesTakeEffectAtOnce) {
+  SetEntry(kPt, 5, 0x8000 | kAll);
+  EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);
+  SeenEntry(kPt, 6, 0x9000 | kAll);
+  EXPECT_NE(Host(0x5000), nullptr) << "another entry";
+  const unsigned flushes = flusher_.count;
+  SeenEntry(kPt, 5, 0x9000 | kAll);
+  EXPECT_EQ(Host(0x5000), nullptr);
+  EXPECT_GT(flusher_.count, flushes);
+}
+
+TEST_F(ShadowingMmuTest, WritesThatClearAccessedTakeTheSpteAway) {
+  SetEntry(kPt, 5, 0x8000 | kAll);
+  EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);
+  SeenEntry(kPt, 5, 0x8000 | (kAll & ~kA));
+  EXPECT_EQ(Host(0x5000), nullptr);
+}
+
+// The lowest tables may be written unseen, until the architecture drops translations.
+class ShadowingMmuUnsync : public ShadowingMmuTest {
+ protected:
+  ShadowingMmuUnsync() {
+    SetEntry(kPt, 4, kPt.bits() | kAll);
+    SetEntry(kPt, 5, 0x8000 | kAll);
+    SetEntry(kPt, 6, 0x9000 | kAll);
+    EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);
+    EXPECT_EQ(Fault(0x6000, kRead), FaultOutcome::kFixed);
+    EXPECT_EQ(Fault(0x4000, kRead), FaultOutcome::kFixed);
+    EXPECT_FALSE(Allows(0x4000, kWrite));
+    EXPECT_EQ(Fault(0x4000, kWrite), FaultOutcome::kFixed);
+    EXPECT_TRUE(Allows(0x4000, kWrite));
+    SetEntry(kPt, 5, 0xa000 | kAll);
+    SetEntry(kPt, 6, 0xb000 | kAll);
+  }
+};
+
+TEST_F(ShadowingMmuUnsync, InvalidatingOneAddressDropsItsSpteAlone) {
+  mmu_->Invalidate(Gva(0x5000));
+  EXPECT_EQ(Host(0x5000), nullptr);
+  EXPECT_EQ(Host(0x6000), HostOf(0x9000));
+  EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);
+  EXPECT_EQ(Host(0x5000), HostOf(0xa000));
+}
+
+TEST_F(ShadowingMmuUnsync, LoadingCr3BringsAllUpToDateAndWatchesAgain) {
+  Load();
+  EXPECT_EQ(Host(0x5000), nullptr);
+  EXPECT_EQ(Host(0x6000), nullptr);
+  EXPECT_FALSE(Allows(0x4000, kWrite));
+}
+
+TEST_F(ShadowingMmuTest, QuadrantsOfA32BitGuest) {
+  state_ = {.cr0 = kCr0Pe | kCr0Pg | kCr0Wp, .cr3 = 0x5000, .cr4 = kCr4Pse};
+  Load();
+  // The last page of the directory's entry 700 through a table's entry 900.
+  memory_.Write<std::uint32_t>(Gpa(0x5000 + 4 * 700), 0x6000 | kAll);
+  memory_.Write<std::uint32_t>(Gpa(0x6000 + 4 * 900), 0x9000 | kAll);
+  memory_.Write<std::uint32_t>(Gpa(0x5000 + 4 * 701), 0x40'0000 | kAll | kPs);
+  const std::uint64_t linear = std::uint64_t{700} << 22 | 900u << 12;
+  EXPECT_EQ(Fault(linear, kWrite), FaultOutcome::kFixed);
+  EXPECT_EQ(Host(linear), HostOf(0x9000));
+  const std::uint64_t large = (std::uint64_t{701} << 22) + 0x20'1000;
+  EXPECT_EQ(Fault(large, kWrite), FaultOutcome::kFixed);
+  EXPECT_EQ(Host(large), HostOf(0x60'1000)) << "the upper half of a 4 MiB page";
+}
+
+TEST_F(ShadowingMmuTest, ReturnsToAPreviousRoot) {
+  SetEntry(kPt, 5, 0x8000 | kAll);
+  EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);
+  const Hpa first = mmu_->Root().table;
+  state_.cr3 = 0x7000;
+  Load();
+  EXPECT_NE(mmu_->Root().table, first);
+  state_.cr3 = kPml4.bits();
+  Load();
+  EXPECT_EQ(mmu_->Root().table, first);
+  EXPECT_EQ(Host(0x5000), HostOf(0x8000));
+  EXPECT_EQ(mmu_->Roots().size(), 2u);
+}
+
+TEST_F(ShadowingMmuTest, ManyAddressesOfOneFrame) {
+  constexpr unsigned kTables = 8;
+  for (unsigned t = 0; t < kTables; ++t) {
+    SetEntry(kPd, t, (0x10'0000 + 0x1000 * t) | kAll);
+    for (unsigned i = 0; i < 512; ++i) SetEntry(Gpa(0x10'0000 + 0x1000 * t), i, 0x8000 | kAll);
+  }
+  for (std::uint64_t page = 0; page < kTables * 512; ++page) {
+    const FaultResolution result =
+        mmu_->HandleFault({.address = InputAddress(page << 12), .access = kWrite});
+    ASSERT_EQ(result.outcome, FaultOutcome::kFixed) << page;
+  }
+  const ShadowPages::Lock lock = pages_->Acquire();
+  EXPECT_EQ(pages_->Audit().value_or(""), "");
+}
+
+TEST_F(ShadowingMmuTest, StaysWithinItsLimit) {
+  Make(20);
+  for (unsigned i = 0; i < 400; ++i) {
+    const std::uint64_t table = 0x10'0000 + 0x1000 * i;
+    SeenEntry(kPd, i, table | kAll);
+    SetEntry(Gpa(table), 0, 0x8000 | kAll);
+    ASSERT_EQ(Fault(std::uint64_t{i} << 21, kRead), FaultOutcome::kFixed) << i;
+    ASSERT_LE(pages_->Statistics().shadow_pages, 20u);
+  }
+}
+
+TEST_F(ShadowingMmuTest, AddressesWithoutMemoryAreDevices) {
+  SetEntry(kPt, 5, 0xfee0'0000 | kAll);
+  const FaultResolution result =
+      mmu_->HandleFault({.address = InputAddress(0x5020), .access = kRead});
+  EXPECT_EQ(result.outcome, FaultOutcome::kMmio);
+  EXPECT_EQ(result.gpa, Gpa(0xfee0'0020));
+  EXPECT_EQ(mmu_->Inspect(InputAddress(0x5020), kRead, nullptr).fault().kind,
+            WalkFault::Kind::kMalformed);
+}
+
+TEST_F(ShadowingMmuTest, LargePagesStopAtShadowedTables) {
+  SetEntry(kPd, 1, 0 | kAll | kPs);          // holds the tables
+  SetEntry(kPd, 2, 0x20'0000 | kAll | kPs);  // does not
+  EXPECT_EQ(Fault(0x20'0000 + 0x8000, kWrite), FaultOutcome::kFixed);
+  EXPECT_EQ(Fault(0x20'0000 + kPd.bits(), kWrite), FaultOutcome::kWriteProtected);
+  EXPECT_EQ(Fault(0x40'0000, kWrite), FaultOutcome::kFixed);
+  EXPECT_EQ(pages_->Statistics().pages_2m, 1u);
+  EXPECT_EQ(Host(0x20'8000), HostOf(0x8000));
+}
+
+}  // namespace
+}  // namespace pagesaw
