@@ -199,6 +199,24 @@ TEST_F(ShadowingMmuUnsync, LoadingCr3BringsAllUpToDateAndWatchesAgain) {
   EXPECT_FALSE(Allows(0x4000, kWrite));
 }
 
+TEST_F(ShadowingMmuUnsync, ANewWayToTheTableFindsNothingStale) {
+  SeenEntry(kPd, 1, kPt.bits() | kAll);
+  (void)Fault(0x20'4000, kRead);
+  EXPECT_NE(Host(0x20'4000), nullptr);
+  EXPECT_EQ(Host(0x20'5000), nullptr);
+}
+
+TEST_F(ShadowingMmuTest, AFrameThatBecomesATableIsFlushedFromTlbs) {
+  SetEntry(kPt, 5, 0x8000 | kAll);
+  EXPECT_EQ(Fault(0x5000, kWrite), FaultOutcome::kFixed);
+  const unsigned flushes = flusher_.count;
+  SetEntry(Gpa(0x8000), 0, 0x9000 | kAll);
+  SetEntry(kPd, 1, 0x8000 | kAll);
+  EXPECT_EQ(Fault(0x20'0000, kRead), FaultOutcome::kFixed);
+  EXPECT_FALSE(Allows(0x5000, kWrite));
+  EXPECT_GT(flusher_.count, flushes);
+}
+
 TEST_F(ShadowingMmuTest, QuadrantsOfA32BitGuest) {
   state_ = {.cr0 = kCr0Pe | kCr0Pg | kCr0Wp, .cr3 = 0x5000, .cr4 = kCr4Pse};
   Load();
