@@ -78,6 +78,34 @@ struct DescriptorTable {
 
 enum class Activity : std::uint8_t { kActive, kHalted, kShutdown, kWaitForSipi };
 
+// The x87, MMX, SSE and AVX registers; the first 512 bytes are as FXSAVE64 stores them.
+// [intel/vol2] "FXSAVE"
+struct alignas(64) ExtendedState {
+  struct X87Register {
+    std::uint64_t significand = 0;
+    std::uint16_t sign_exponent = 0;
+    std::array<std::uint16_t, 3> unused = {};
+    constexpr bool operator==(const X87Register&) const = default;
+  };
+  using Vector = std::array<std::uint64_t, 2>;
+
+  std::uint16_t fcw = 0x37f;
+  std::uint16_t fsw = 0;
+  std::uint8_t ftw = 0;  // bit i: physical register i is not empty
+  std::uint8_t unused = 0;
+  std::uint16_t fop = 0;
+  std::uint64_t fip = 0, fdp = 0;
+  std::uint32_t mxcsr = 0x1f80;
+  std::uint32_t mxcsr_mask = 0xffff;
+  std::array<X87Register, 8> st = {};  // from the top of the stack
+  std::array<Vector, 16> xmm = {};
+  std::array<std::uint64_t, 12> reserved = {};
+  std::array<Vector, 16> ymm_high = {};
+
+  constexpr unsigned top() const { return fsw >> 11 & 7; }
+  constexpr bool operator==(const ExtendedState&) const = default;
+};
+
 struct CpuState {
   std::array<std::uint64_t, 16> gpr = {};
   std::uint64_t rip = 0;
@@ -85,7 +113,7 @@ struct CpuState {
   std::array<Segment, kSegmentCount> segments = {};
   DescriptorTable gdtr, idtr;
   std::uint64_t cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, efer = 0;
-  std::uint64_t xcr0 = 1;
+  std::uint64_t xcr0 = 1, xss = 0;
   std::array<std::uint64_t, 4> pdptes = {};
   std::array<std::uint64_t, 4> dr = {};
   std::uint64_t dr6 = 0xffff'0ff0, dr7 = 0x400;
@@ -97,6 +125,7 @@ struct CpuState {
   Activity activity = Activity::kActive;
   bool interrupt_shadow = false;  // after STI or a load of SS
   bool nmi_blocked = false;
+  ExtendedState extended;
 
   // 0 to 3. SS.DPL is the CPL at all times.
   constexpr unsigned cpl() const { return segments[kSs].dpl(); }
@@ -109,6 +138,8 @@ constexpr CpuState ResetState() {
   state.cr0 = 0x6000'0010;
   state.rip = 0xfff0;
   state.gpr[kRdx] = 0x600;
+  state.extended.fcw = 0x40;
+  state.extended.ftw = 0xff;
   for (unsigned i = kEs; i <= kGs; ++i) state.segments[i].attributes = 0x93;
   state.segments[kCs] = {
       .selector = 0xf000, .attributes = 0x9b, .limit = 0xffff, .base = 0xffff0000};

@@ -52,6 +52,7 @@ enum Msr : std::uint32_t {
   kMsrDebugctl = 0x1d9,
   kMsrPat = 0x277,
   kMsrPkrs = 0x6e1,
+  kMsrXss = 0xda0,
   kMsrEfer = 0xc000'0080,
   kMsrStar = 0xc000'0081,
   kMsrLstar = 0xc000'0082,

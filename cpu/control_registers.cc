@@ -368,7 +368,9 @@ bool Wrpkru(Core& core, const Op&) {
 
 bool Xgetbv(Core& core, const Op&) {
   if (!core.model->Has(Feature::kXsave) || (core.cr4 & kCr4Osxsave) == 0) return core.Raise(kUd);
-  if (core.Read<std::uint32_t>(kRcx * 8) != 0) return core.Raise(kGp, 0);
+  // Register 1 tells what is in use, too: everything may be. [intel/vol1] "XGETBV"
+  const std::uint32_t last = core.model->Has(Feature::kXgetbv1) ? 1 : 0;
+  if (core.Read<std::uint32_t>(kRcx * 8) > last) return core.Raise(kGp, 0);
   core.gpr[kRax] = static_cast<std::uint32_t>(core.xcr0);
   core.gpr[kRdx] = core.xcr0 >> 32;
   return true;
@@ -379,8 +381,7 @@ bool Xsetbv(Core& core, const Op&) {
   if (core.cpl != 0) return core.Raise(kGp, 0);
   const std::uint64_t value =
       core.Read<std::uint32_t>(kRax * 8) | std::uint64_t{core.Read<std::uint32_t>(kRdx * 8)} << 32;
-  const bool avx = core.model->Has(Feature::kAvx);
-  const std::uint64_t allowed = avx ? 7 : 3;
+  const std::uint64_t allowed = core.model->xcr0_bits();
   if (core.Read<std::uint32_t>(kRcx * 8) != 0 || (value & 1) == 0 || (value & ~allowed) != 0 ||
       (value & 6) == 4) {
     return core.Raise(kGp, 0);

@@ -73,7 +73,7 @@ INSTANTIATE_TEST_SUITE_P(
                     WriteCase{"Pcid", Mode::kLong, 4, kCr4Pcide, 0, true},
                     WriteCase{"PcidOutsideLongMode", Mode::kProtected, 4, kCr4Pcide, 0, false},
                     WriteCase{"ReservedBit", Mode::kLong, 4, 1u << 15, 0, false},
-                    WriteCase{"FxsaveAbsent", Mode::kLong, 4, kCr4Osfxsr, 0, false},
+                    WriteCase{"FxsaveThere", Mode::kLong, 4, kCr4Osfxsr, 0, true},
                     WriteCase{"RootInReach", Mode::kLong, 3, 0x3fff'ffff'f000, 0, true},
                     WriteCase{"RootOutOfReach", Mode::kLong, 3, std::uint64_t{1} << 46, 0, false},
                     WriteCase{"LamAbsent", Mode::kLong, 3, kLamBits, 0, false}),

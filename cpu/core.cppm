@@ -184,7 +184,7 @@ struct Core {
   std::uint64_t rflags = kFlagFixed;  // all but the arithmetic flags
   std::array<Segment, kSegmentCount> segments = {};
   DescriptorTable gdtr, idtr;
-  std::uint64_t cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, efer = 0, xcr0 = 1;
+  std::uint64_t cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, efer = 0, xcr0 = 1, xss = 0;
   std::array<std::uint64_t, 4> pdptes = {};
   std::array<std::uint64_t, 4> dr = {};
   std::uint64_t dr6 = 0xffff'0ff0, dr7 = 0x400;
@@ -199,6 +199,7 @@ struct Core {
   // The instruction just done entered a handler that TF does not step into: no trap behind it.
   bool trap_cancelled = false;
   bool nmi_blocked = false;
+  ExtendedState extended;
 
   // -- derived from it; whoever changes the sources calls UpdateMode
   CodeSize code_size = CodeSize::k16;

@@ -9,12 +9,15 @@ module pagesaw.cpu.decoder;
 
 import pagesaw.cpu.branches;
 import pagesaw.cpu.dispatch;
+import pagesaw.cpu.extended_state;
 import pagesaw.cpu.general_selection;
 import pagesaw.cpu.host_bytes;
 import pagesaw.cpu.integer;
 import pagesaw.cpu.selection;
 import pagesaw.cpu.stack;
 import pagesaw.cpu.system_selection;
+import pagesaw.cpu.vector;
+import pagesaw.cpu.x87;
 
 namespace pagesaw::cpu {
 namespace {
@@ -132,8 +135,9 @@ void FillOp(const Decoded& decoded, Op& op) {
 
 Selection Select(const Decoded& decoded, Op& op) {
   using Selector = Selection (*)(const Decoded&, Op&);
-  static constexpr std::array<Selector, 5> kSelectors = {SelectInteger, SelectBranch, SelectStack,
-                                                         SelectGeneral, SelectSystem};
+  static constexpr std::array<Selector, 10> kSelectors = {
+      SelectInteger,    SelectBranch, SelectStack,         SelectGeneral, SelectVectorMove,
+      SelectMaskedMove, SelectX87,    SelectExtendedState, SelectVector,  SelectSystem};
   for (const Selector selector : kSelectors) {
     if (const Selection selection = selector(decoded, op); selection.run != nullptr) {
       return selection;
@@ -166,8 +170,8 @@ DecodedBlock DecodeBlock(const CodeBytes& bytes, CodeMode mode, const CpuModel& 
     std::array<std::byte, ZYDIS_MAX_INSTRUCTION_LENGTH> copy;
     const std::size_t count = std::min(bytes.count - at, copy.size());
     CopyHost(copy.data(), bytes.first + at, count);
-    ZyanStatus status = ZydisDecoderDecodeFull(&zydis, copy.data(), count, &decoded.instruction,
-                                               decoded.operands);
+    ZyanStatus status =
+        ZydisDecoderDecodeFull(&zydis, copy.data(), count, &decoded.instruction, decoded.operands);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && count == copy.size()) {
       status = ZYDIS_STATUS_INSTRUCTION_TOO_LONG;
     }

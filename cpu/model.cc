@@ -1,4 +1,5 @@
 module;
+#include <cpuid.h>
 #include <array>
 #include <bitset>
 #include <cstdint>
@@ -13,8 +14,9 @@ namespace {
 
 enum Register : std::uint8_t { kEax, kEbx, kEcx, kEdx };
 
-// Whether a feature can be had. kOff: works, but only on request.
-enum class Support : std::uint8_t { kNone, kOff, kOn };
+// Whether a feature can be had. kOff: works, but only on request. kHost: where the host's processor
+// has it, which computes the results.
+enum class Support : std::uint8_t { kNone, kOff, kOn, kHost };
 
 // Where CPUID shows a feature, and what people call it.
 struct FeatureRow {
@@ -31,7 +33,7 @@ constexpr std::uint32_t kExtended = 0x8000'0001;
 
 // [intel/vol2] "CPUID"; [amd/vol3] "Obtaining Processor Information Via the CPUID Instruction"
 constexpr FeatureRow kFeatures[] = {
-    {Feature::kFpu, "fpu", 1, 0, kEdx, 0, Support::kNone},
+    {Feature::kFpu, "fpu", 1, 0, kEdx, 0, Support::kOn},
     {Feature::kVme, "vme", 1, 0, kEdx, 1, Support::kNone},
     {Feature::kDe, "de", 1, 0, kEdx, 2, Support::kNone},
     {Feature::kPse, "pse", 1, 0, kEdx, 3, Support::kOn},
@@ -49,33 +51,33 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kPat, "pat", 1, 0, kEdx, 16, Support::kOn},
     {Feature::kPse36, "pse36", 1, 0, kEdx, 17, Support::kOn},
     {Feature::kClflush, "clflush", 1, 0, kEdx, 19, Support::kOn},
-    {Feature::kMmx, "mmx", 1, 0, kEdx, 23, Support::kNone},
-    {Feature::kFxsr, "fxsr", 1, 0, kEdx, 24, Support::kNone},
-    {Feature::kSse, "sse", 1, 0, kEdx, 25, Support::kNone},
-    {Feature::kSse2, "sse2", 1, 0, kEdx, 26, Support::kNone},
-    {Feature::kSse3, "sse3", 1, 0, kEcx, 0, Support::kNone},
-    {Feature::kPclmulqdq, "pclmulqdq", 1, 0, kEcx, 1, Support::kNone},
+    {Feature::kMmx, "mmx", 1, 0, kEdx, 23, Support::kOn},
+    {Feature::kFxsr, "fxsr", 1, 0, kEdx, 24, Support::kOn},
+    {Feature::kSse, "sse", 1, 0, kEdx, 25, Support::kOn},
+    {Feature::kSse2, "sse2", 1, 0, kEdx, 26, Support::kOn},
+    {Feature::kSse3, "sse3", 1, 0, kEcx, 0, Support::kHost},
+    {Feature::kPclmulqdq, "pclmulqdq", 1, 0, kEcx, 1, Support::kHost},
     {Feature::kMonitor, "monitor", 1, 0, kEcx, 3, Support::kNone},
-    {Feature::kSsse3, "ssse3", 1, 0, kEcx, 9, Support::kNone},
-    {Feature::kFma, "fma", 1, 0, kEcx, 12, Support::kNone},
+    {Feature::kSsse3, "ssse3", 1, 0, kEcx, 9, Support::kHost},
+    {Feature::kFma, "fma", 1, 0, kEcx, 12, Support::kHost},
     {Feature::kCx16, "cx16", 1, 0, kEcx, 13, Support::kOn},
     {Feature::kPcid, "pcid", 1, 0, kEcx, 17, Support::kOn},
-    {Feature::kSse41, "sse4_1", 1, 0, kEcx, 19, Support::kNone},
-    {Feature::kSse42, "sse4_2", 1, 0, kEcx, 20, Support::kNone},
+    {Feature::kSse41, "sse4_1", 1, 0, kEcx, 19, Support::kHost},
+    {Feature::kSse42, "sse4_2", 1, 0, kEcx, 20, Support::kHost},
     {Feature::kX2apic, "x2apic", 1, 0, kEcx, 21, Support::kOn},
     {Feature::kMovbe, "movbe", 1, 0, kEcx, 22, Support::kOn},
     {Feature::kPopcnt, "popcnt", 1, 0, kEcx, 23, Support::kOn},
     {Feature::kTscDeadline, "tsc_deadline_timer", 1, 0, kEcx, 24, Support::kOn},
-    {Feature::kAes, "aes", 1, 0, kEcx, 25, Support::kNone},
-    {Feature::kXsave, "xsave", 1, 0, kEcx, 26, Support::kNone},
-    {Feature::kAvx, "avx", 1, 0, kEcx, 28, Support::kNone},
-    {Feature::kF16c, "f16c", 1, 0, kEcx, 29, Support::kNone},
+    {Feature::kAes, "aes", 1, 0, kEcx, 25, Support::kHost},
+    {Feature::kXsave, "xsave", 1, 0, kEcx, 26, Support::kOn},
+    {Feature::kAvx, "avx", 1, 0, kEcx, 28, Support::kHost},
+    {Feature::kF16c, "f16c", 1, 0, kEcx, 29, Support::kHost},
     {Feature::kRdrand, "rdrand", 1, 0, kEcx, 30, Support::kOn},
     {Feature::kHypervisor, "hypervisor", 1, 0, kEcx, 31, Support::kOn},
     {Feature::kFsgsbase, "fsgsbase", 7, 0, kEbx, 0, Support::kOn},
     {Feature::kTscAdjust, "tsc_adjust", 7, 0, kEbx, 1, Support::kNone},
     {Feature::kBmi1, "bmi1", 7, 0, kEbx, 3, Support::kOn},
-    {Feature::kAvx2, "avx2", 7, 0, kEbx, 5, Support::kNone},
+    {Feature::kAvx2, "avx2", 7, 0, kEbx, 5, Support::kHost},
     {Feature::kSmep, "smep", 7, 0, kEbx, 7, Support::kOn},
     {Feature::kBmi2, "bmi2", 7, 0, kEbx, 8, Support::kOn},
     {Feature::kErms, "erms", 7, 0, kEbx, 9, Support::kOn},
@@ -85,7 +87,7 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kSmap, "smap", 7, 0, kEbx, 20, Support::kOn},
     {Feature::kClflushopt, "clflushopt", 7, 0, kEbx, 23, Support::kOn},
     {Feature::kClwb, "clwb", 7, 0, kEbx, 24, Support::kOn},
-    {Feature::kSha, "sha_ni", 7, 0, kEbx, 29, Support::kNone},
+    {Feature::kSha, "sha_ni", 7, 0, kEbx, 29, Support::kHost},
     {Feature::kUmip, "umip", 7, 0, kEcx, 2, Support::kOn},
     {Feature::kPku, "pku", 7, 0, kEcx, 3, Support::kNone},
     {Feature::kShstk, "shstk", 7, 0, kEcx, 7, Support::kNone},
@@ -94,6 +96,10 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kPks, "pks", 7, 0, kEcx, 31, Support::kNone},
     {Feature::kIbt, "ibt", 7, 0, kEdx, 20, Support::kNone},
     {Feature::kLam, "lam", 7, 1, kEax, 26, Support::kNone},
+    {Feature::kXsaveopt, "xsaveopt", 0xd, 1, kEax, 0, Support::kOn},
+    {Feature::kXsavec, "xsavec", 0xd, 1, kEax, 1, Support::kOn},
+    {Feature::kXgetbv1, "xgetbv1", 0xd, 1, kEax, 2, Support::kOn},
+    {Feature::kXsaves, "xsaves", 0xd, 1, kEax, 3, Support::kOn},
     {Feature::kLahf, "lahf_lm", kExtended, 0, kEcx, 0, Support::kOn},
     {Feature::kLzcnt, "abm", kExtended, 0, kEcx, 5, Support::kOn},
     {Feature::kPrefetchw, "3dnowprefetch", kExtended, 0, kEcx, 8, Support::kOn},
@@ -128,6 +134,49 @@ std::uint32_t Characters(std::string_view text, std::size_t from) {
   return packed;
 }
 
+// Whether this machine's own processor has the feature, and its system lets programs use it.
+bool HostHas(const FeatureRow& row) {
+  std::uint32_t registers[4] = {};
+  __cpuid_count(row.leaf, row.subleaf, registers[0], registers[1], registers[2], registers[3]);
+  if ((registers[row.reg] >> row.bit & 1) == 0) return false;
+  const bool vex = row.feature == Feature::kAvx || row.feature == Feature::kAvx2 ||
+                   row.feature == Feature::kFma || row.feature == Feature::kF16c;
+  // AVX needs AVX2 here, whose forms on registers stand in for those on memory.
+  return !vex || __builtin_cpu_supports("avx2");
+}
+
+bool IsDefault(const FeatureRow& row) {
+  return row.support == Support::kOn || (row.support == Support::kHost && HostHas(row));
+}
+
+bool IsPossible(const FeatureRow& row) {
+  return row.support != Support::kNone && (row.support != Support::kHost || HostHas(row));
+}
+
+// Takes away features whose foundation is missing. [intel/vol1] "Detection of AVX Instructions"
+void DropUnfounded(CpuModel& model) {
+  struct Need {
+    Feature feature;
+    Feature needed;
+  };
+  static constexpr Need kNeeds[] = {
+      {Feature::kMmx, Feature::kFpu},       {Feature::kFxsr, Feature::kFpu},
+      {Feature::kSse, Feature::kFxsr},      {Feature::kSse, Feature::kMmx},
+      {Feature::kSse2, Feature::kSse},      {Feature::kSse3, Feature::kSse2},
+      {Feature::kSsse3, Feature::kSse3},    {Feature::kSse41, Feature::kSsse3},
+      {Feature::kSse42, Feature::kSse41},   {Feature::kPclmulqdq, Feature::kSse2},
+      {Feature::kAes, Feature::kSse2},      {Feature::kSha, Feature::kSse2},
+      {Feature::kXsave, Feature::kFxsr},    {Feature::kXsaveopt, Feature::kXsave},
+      {Feature::kXsavec, Feature::kXsave},  {Feature::kXgetbv1, Feature::kXsave},
+      {Feature::kXsaves, Feature::kXsavec}, {Feature::kAvx, Feature::kXsave},
+      {Feature::kAvx, Feature::kSse42},     {Feature::kAvx2, Feature::kAvx},
+      {Feature::kFma, Feature::kAvx},       {Feature::kF16c, Feature::kAvx},
+  };
+  for (const Need& need : kNeeds) {
+    if (!model.Has(need.needed)) model.Set(need.feature, false);
+  }
+}
+
 // Applies one "+name" or "-name"; an error message, or empty.
 std::string ApplyToggle(std::string_view toggle, CpuModel& model) {
   const std::string quoted = "\"" + std::string(toggle) + "\"";
@@ -138,6 +187,7 @@ std::string ApplyToggle(std::string_view toggle, CpuModel& model) {
   const FeatureRow* row = FindRow(toggle.substr(1));
   if (row == nullptr) return "CPU feature " + quoted + ": unknown";
   if (on && row->support == Support::kNone) return "CPU feature " + quoted + ": not implemented";
+  if (on && !IsPossible(*row)) return "CPU feature " + quoted + ": not on this host";
   model.Set(row->feature, on);
   return {};
 }
@@ -199,10 +249,41 @@ CpuidResult CpuModel::StructuredLeaf(std::uint32_t subleaf, const CpuidDynamic& 
   result = {FeatureBits(7, subleaf, kEax), FeatureBits(7, subleaf, kEbx),
             FeatureBits(7, subleaf, kEcx), FeatureBits(7, subleaf, kEdx)};
   if (subleaf == 0) {
-    result.eax = Has(Feature::kLam) ? 1 : 0;  // the last subleaf
+    result.eax = Has(Feature::kLam) ? 1 : 0;         // the last subleaf
+    if (Has(Feature::kFpu)) result.ebx |= 1u << 13;  // selectors of FPU pointers are not kept
     if (Has(Feature::kPku) && dynamic.ospke) result.ecx |= 1u << 4;
   }
   return result;
+}
+
+// [intel/vol2] "CPUID", leaf 0Dh
+CpuidResult CpuModel::XsaveLeaf(std::uint32_t subleaf, const CpuidDynamic& dynamic) const {
+  if (!Has(Feature::kXsave)) return {};
+  constexpr std::uint32_t kArea = 512 + 64;
+  const std::uint64_t all = xcr0_bits();
+  if (subleaf == 0) {
+    CpuidResult result = {static_cast<std::uint32_t>(all), kArea, kArea, 0};
+    for (unsigned i = 2; i < 32; ++i) {
+      const XsaveComponent component = XsaveComponentOf(i);
+      const std::uint32_t end = std::uint32_t{component.offset} + component.bytes;
+      if ((all >> i & 1) != 0 && end > result.ecx) result.ecx = end;
+      if ((all & dynamic.xcr0) >> i & 1 && end > result.ebx) result.ebx = end;
+    }
+    return result;
+  }
+  if (subleaf == 1) {
+    CpuidResult result = {FeatureBits(0xd, 1, kEax), 0, 0, 0};
+    if (Has(Feature::kXsavec)) {
+      result.ebx = kArea;
+      for (unsigned i = 2; i < 32; ++i) {
+        if ((dynamic.xcr0 | dynamic.xss) >> i & 1) result.ebx += XsaveComponentOf(i).bytes;
+      }
+    }
+    return result;
+  }
+  if (subleaf >= 32 || (all >> subleaf & 1) == 0) return {};
+  const XsaveComponent component = XsaveComponentOf(subleaf);
+  return {component.bytes, component.offset, 0, 0};
 }
 
 // One data, one instruction and one unified cache, all of them private to the processor.
@@ -246,6 +327,8 @@ CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
       return CacheLeaf(subleaf);
     case 7:
       return StructuredLeaf(subleaf, dynamic);
+    case 0xd:
+      return XsaveLeaf(subleaf, dynamic);
     case 0xb:
       return Has(Feature::kX2apic) ? TopologyLeaf(subleaf) : CpuidResult{};
     case 0x15:
@@ -319,7 +402,7 @@ std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
   model.set_physical_bits(options.physical_bits);
   model.set_apic_id(options.apic_id);
   model.set_cpu_count(options.cpu_count);
-  for (const FeatureRow& row : kFeatures) model.Set(row.feature, row.support == Support::kOn);
+  for (const FeatureRow& row : kFeatures) model.Set(row.feature, IsDefault(row));
   std::string_view rest = options.features;
   while (!rest.empty()) {
     const std::size_t comma = rest.find(',');
@@ -327,6 +410,7 @@ std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
     if (!error.empty()) return error;
     rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
   }
+  DropUnfounded(model);
   return model;
 }
 

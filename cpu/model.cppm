@@ -87,6 +87,10 @@ enum class Feature : std::uint8_t {
   kLzcnt,
   kPrefetchw,
   kNoopTag,
+  kXsaveopt,
+  kXsavec,
+  kXgetbv1,
+  kXsaves,
   kCount,
 };
 
@@ -95,7 +99,24 @@ struct CpuidDynamic {
   bool osxsave = false;      // CR4.OSXSAVE
   bool ospke = false;        // CR4.PKE
   bool apic_enabled = true;  // IA32_APIC_BASE bit 11
+  std::uint64_t xcr0 = 1, xss = 0;
 };
+
+// Where the standard format of an XSAVE area has a state component. `bytes` 0: there is none.
+struct XsaveComponent {
+  std::uint16_t offset = 0;
+  std::uint16_t bytes = 0;
+};
+constexpr XsaveComponent XsaveComponentOf(unsigned number) {
+  switch (number) {
+    case 2:
+      return {576, 256};  // the upper halves of the YMM registers
+    case 9:
+      return {2688, 8};  // PKRU
+    default:
+      return {};
+  }
+}
 
 class CpuModel {
  public:
@@ -122,6 +143,13 @@ class CpuModel {
   // The widest linear address that the processor could be made to use: what bases are judged by.
   inline unsigned linear_bits() const { return Has(Feature::kLa57) ? 57 : 48; }
 
+  // The bits that XCR0 can have.
+  inline std::uint64_t xcr0_bits() const {
+    if (!Has(Feature::kXsave)) return 1;
+    return 1u | (Has(Feature::kSse) ? 2u : 0) | (Has(Feature::kAvx) ? 4u : 0) |
+           (Has(Feature::kPku) ? 1u << 9 : 0);
+  }
+
   PagingFeatures paging() const;
   CpuidResult Cpuid(std::uint32_t leaf, std::uint32_t subleaf, const CpuidDynamic& dynamic) const;
 
@@ -131,6 +159,7 @@ class CpuModel {
   CpuidResult ExtendedLeaf(std::uint32_t leaf) const;
   CpuidResult FeatureLeaf(const CpuidDynamic& dynamic) const;
   CpuidResult StructuredLeaf(std::uint32_t subleaf, const CpuidDynamic& dynamic) const;
+  CpuidResult XsaveLeaf(std::uint32_t subleaf, const CpuidDynamic& dynamic) const;
   CpuidResult CacheLeaf(std::uint32_t subleaf) const;
   CpuidResult TopologyLeaf(std::uint32_t subleaf) const;
   std::uint32_t Signature() const;

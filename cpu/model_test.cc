@@ -52,7 +52,7 @@ TEST(MakeModel, TogglesFeaturesByName) {
 
 TEST(MakeModel, NamesWhatItRefuses) {
   EXPECT_NE(ErrorOf("+warp").find("\"+warp\": unknown"), std::string::npos);
-  EXPECT_NE(ErrorOf("+avx").find("\"+avx\": not implemented"), std::string::npos);
+  EXPECT_NE(ErrorOf("+pks").find("\"+pks\": not implemented"), std::string::npos);
   EXPECT_NE(ErrorOf("smep").find("\"smep\": must be"), std::string::npos);
   EXPECT_NE(ErrorOf("+smep,,").find("\"\""), std::string::npos);
   EXPECT_EQ(MakeModel({.physical_bits = 53}).index(), 1u);
@@ -84,12 +84,30 @@ TEST(Cpuid, AmdRepeatsFeaturesInTheExtendedLeaf) {
 }
 
 TEST(Cpuid, NeverPromisesWhatIsNotThere) {
-  const CpuModel model = std::get<CpuModel>(MakeModel({}));
+  const CpuModel model = std::get<CpuModel>(MakeModel({.features = "-xsave"}));
   const CpuidResult one = model.Cpuid(1, 0, {.osxsave = true, .ospke = true});
-  EXPECT_EQ(one.edx & 0x0780'0001u, 0u);  // FPU, MMX, FXSR, SSE, SSE2
   EXPECT_EQ(one.ecx & 0x1c00'0000u, 0u);  // XSAVE, OSXSAVE, AVX
   EXPECT_EQ(model.Cpuid(7, 0, {.ospke = true}).ecx & 0x18u, 0u);
   EXPECT_EQ(model.Cpuid(0xd, 0, {}), CpuidResult{});
+  EXPECT_EQ(model.xcr0_bits(), 1u);
+}
+
+TEST(Cpuid, FeaturesFallWithTheirFoundation) {
+  const CpuModel model = std::get<CpuModel>(MakeModel({.features = "-fpu"}));
+  EXPECT_EQ(model.Cpuid(1, 0, {}).edx & 0x0780'0001u, 0u);  // FPU, MMX, FXSR, SSE, SSE2
+  EXPECT_FALSE(model.Has(Feature::kAes));
+  EXPECT_FALSE(model.Has(Feature::kAvx2));
+}
+
+TEST(Cpuid, TellsTheSizesOfXsaveAreas) {
+  CpuModel model = std::get<CpuModel>(MakeModel({}));
+  model.Set(Feature::kAvx, true);
+  model.Set(Feature::kPku, false);
+  EXPECT_EQ(model.Cpuid(0xd, 0, {.xcr0 = 3}), (CpuidResult{7, 576, 832, 0}));
+  EXPECT_EQ(model.Cpuid(0xd, 0, {.xcr0 = 7}).ebx, 832u);
+  EXPECT_EQ(model.Cpuid(0xd, 1, {.xcr0 = 7}).ebx, 832u);
+  EXPECT_EQ(model.Cpuid(0xd, 2, {}), (CpuidResult{256, 576, 0, 0}));
+  EXPECT_EQ(model.Cpuid(0xd, 9, {}), CpuidResult{});
 }
 
 TEST(Cpuid, FollowsDynamicState) {

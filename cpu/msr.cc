@@ -52,6 +52,8 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
       return gated(model.Has(Feature::kPat), core.pat);
     case kMsrPkrs:
       return gated(model.Has(Feature::kPks), core.pkrs);
+    case kMsrXss:
+      return gated(model.Has(Feature::kXsaves), core.xss);
     case kMsrEfer:
       return gated(model.Has(Feature::kLm) || model.Has(Feature::kNx), core.efer);
     case kMsrStar:
@@ -136,6 +138,8 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
       core.pkrs = static_cast<std::uint32_t>(value);
       core.UpdatePaging();
       return Result::kDone;
+    case kMsrXss:  // no supervisor state components
+      return set(core.xss, model.Has(Feature::kXsaves) && value == 0);
     case kMsrEfer:
       return ignore(SetEfer(core, value));
     case kMsrStar:
@@ -258,7 +262,9 @@ bool Rdpid(Core& core, const Op& op) {
 bool Cpuid(Core& core, const Op&) {
   const CpuidDynamic dynamic = {.osxsave = (core.cr4 & kCr4Osxsave) != 0,
                                 .ospke = (core.cr4 & kCr4Pke) != 0,
-                                .apic_enabled = core.apic_enabled};
+                                .apic_enabled = core.apic_enabled,
+                                .xcr0 = core.xcr0,
+                                .xss = core.xss};
   const CpuidResult result = core.model->Cpuid(Low(core, kRax), Low(core, kRcx), dynamic);
   core.gpr[kRax] = result.eax;
   core.gpr[kRbx] = result.ebx;

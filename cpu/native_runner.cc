@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 
 // Shared with the assembly below.
 extern "C" {
@@ -12,6 +13,8 @@ std::uint64_t pagesaw_native_rflags;
 std::uint64_t pagesaw_native_code;
 std::uint64_t pagesaw_native_host_rsp;
 std::uint8_t pagesaw_native_exit;
+alignas(64) std::uint8_t pagesaw_native_extended[832];
+std::uint32_t pagesaw_native_components;  // of XCR0: x87, SSE, AVX
 
 void pagesaw_native_enter();
 void pagesaw_native_return();
@@ -32,6 +35,9 @@ pagesaw_native_enter:
   pushq %r14
   pushq %r15
   movq %rsp, pagesaw_native_host_rsp(%rip)
+  movl pagesaw_native_components(%rip), %eax
+  xorl %edx, %edx
+  xrstor64 pagesaw_native_extended(%rip)
   pushq pagesaw_native_rflags(%rip)
   popfq
   movq pagesaw_native_gpr+0(%rip), %rax
@@ -87,6 +93,16 @@ pagesaw_native_first_exit:
 pagesaw_native_return:
   movq pagesaw_native_host_rsp(%rip), %rsp
   cld
+  movl pagesaw_native_components(%rip), %eax
+  xorl %edx, %edx
+  xsave64 pagesaw_native_extended(%rip)
+  fninit
+  movl $0x1f80, -8(%rsp)
+  ldmxcsr -8(%rsp)
+  testl $4, %eax
+  jz 2f
+  vzeroupper
+2:
   popq %r15
   popq %r14
   popq %r13
@@ -125,6 +141,13 @@ void OnFault(int signal, siginfo_t*, void* context) {
   registers[REG_EFL] = 2;
 }
 
+std::uint32_t Components() {
+  std::uint32_t low = 0;
+  std::uint32_t high = 0;
+  asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low & 7;
+}
+
 void Install() {
   static bool installed = false;
   if (installed) return;
@@ -151,11 +174,26 @@ std::uint64_t NativeSecondExit() {
   return reinterpret_cast<std::uint64_t>(&pagesaw_native_second_exit);
 }
 
+NativeExtended NativeExtended::Initial() {
+  NativeExtended state;
+  const std::uint16_t fcw = 0x37f;
+  const std::uint32_t mxcsr = 0x1f80;
+  std::memcpy(&state.bytes[0], &fcw, sizeof(fcw));
+  std::memcpy(&state.bytes[24], &mxcsr, sizeof(mxcsr));
+  return state;
+}
+
 NativeEnd RunNative(std::uint64_t code, NativeState& state) {
   Install();
   for (int i = 0; i < 16; ++i) pagesaw_native_gpr[i] = state.gpr[static_cast<unsigned>(i)];
   pagesaw_native_rflags = state.rflags;
   pagesaw_native_code = code;
+  pagesaw_native_components = Components();
+  std::memcpy(pagesaw_native_extended, state.extended.bytes.data(),
+              sizeof(pagesaw_native_extended));
+  // Everything is there, in the standard format.
+  const std::uint64_t header[8] = {pagesaw_native_components};
+  std::memcpy(pagesaw_native_extended + NativeExtended::kHeader, header, sizeof(header));
   end = {};
   running = true;
   asm volatile("" ::: "memory");
@@ -164,6 +202,8 @@ NativeEnd RunNative(std::uint64_t code, NativeState& state) {
   running = false;
   for (int i = 0; i < 16; ++i) state.gpr[static_cast<unsigned>(i)] = pagesaw_native_gpr[i];
   state.rflags = pagesaw_native_rflags;
+  std::memcpy(state.extended.bytes.data(), pagesaw_native_extended,
+              sizeof(pagesaw_native_extended));
   end.at_second_exit = !end.fault && pagesaw_native_exit != 0;
   return end;
 }

@@ -18,9 +18,19 @@ struct NativeEnd {
   std::uint64_t rip = 0;  // with a fault
 };
 
+// x87 and vector registers as XSAVE stores them in the standard format.
+struct alignas(64) NativeExtended {
+  static constexpr unsigned kHeader = 512, kYmmHigh = 576;
+  std::array<std::uint8_t, 832> bytes = {};
+
+  // The state that programs start with.
+  static NativeExtended Initial();
+};
+
 struct NativeState {
   std::array<std::uint64_t, 16> gpr = {};
   std::uint64_t rflags = 2;
+  NativeExtended extended = NativeExtended::Initial();
 };
 
 // The code must end by a jump to one of these.

@@ -1,6 +1,8 @@
-// Random user-level integer instructions whose memory operands stay in a given area. For tests.
+// Random user-level instructions whose memory operands stay in a given area. For tests.
 #ifndef PAGESAW_CPU_RANDOM_CODE_H_
 #define PAGESAW_CPU_RANDOM_CODE_H_
+
+#include "cpu/native_runner.h"
 
 #include <array>
 #include <cstdint>
@@ -35,9 +37,11 @@ struct RandomCode {
   std::size_t last = 0;             // where that one starts
   std::array<std::uint64_t, 16> gpr = {};
   std::uint64_t rflags = 2;
+  NativeExtended extended = NativeExtended::Initial();
   std::uint64_t undefined_flags = 0;
   bool undefined_result = false;   // the same for registers and memory
   bool undefined_if_zero = false;  // the same for registers if ZF comes out set
+  bool misaligned = false;         // the memory operand is not on a boundary of 16 bytes
   bool optional = false;           // not every processor has the instruction
 };
 
@@ -50,6 +54,11 @@ struct CodeArea {
 
 // `memory` receives what the two data pages are to hold.
 RandomCode MakeRandomCode(Random& random, const CodeArea& area, std::vector<std::uint8_t>& memory);
+
+// The same for x87 and vector instructions, with values in their registers that floating point
+// finds interesting.
+RandomCode MakeRandomVectorCode(Random& random, const CodeArea& area,
+                                std::vector<std::uint8_t>& memory);
 
 }  // namespace pagesaw::cpu
 

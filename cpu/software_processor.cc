@@ -146,7 +146,6 @@ bool SoftwareProcessor::DeliverPending() {
   switch (Deliver(core, *pending_)) {
     case Delivery::kDone:
       pending_.reset();
-      ++delivered_;
       core.link = nullptr;  // the handler is not the branch's target
       core.replay.Clear();
       core.stop = Stop::kNone;
@@ -244,6 +243,8 @@ CpuState SoftwareProcessor::GetState() const {
   state.cr4 = core.cr4;
   state.efer = core.efer;
   state.xcr0 = core.xcr0;
+  state.xss = core.xss;
+  state.extended = core.extended;
   state.pdptes = core.pdptes;
   state.dr = core.dr;
   state.dr6 = core.dr6;
@@ -280,6 +281,8 @@ void SoftwareProcessor::SetState(const CpuState& state) {
   core.cr4 = state.cr4;
   core.efer = state.efer;
   core.xcr0 = state.xcr0;
+  core.xss = state.xss;
+  core.extended = state.extended;
   core.pdptes = state.pdptes;
   core.dr = state.dr;
   core.dr6 = state.dr6;

@@ -26,14 +26,10 @@ bool FlushLine(Core& core, const Op& op) {
   return OperandAddress(core, op, 1, false, linear) && ProbeRead(core, linear, 1, By::kProgram);
 }
 
-// The x87 unit, MMX and SSE are not there. [intel/vol3] "Device Not Available Exception (#NM)",
-// "Emulation of x87, MMX, SSE": with CR0.EM or CR0.TS set an x87 instruction is software's to do.
+// Without its CPUID bit the x87 unit is not there. [intel/vol3] "Device Not Available Exception
+// (#NM)": with CR0.EM or CR0.TS set an x87 instruction is software's to do.
 bool X87(Core& core, const Op&) {
   return core.Raise((core.cr0 & (kCr0Em | kCr0Ts)) != 0 ? kNm : kUd);
-}
-bool Wait(Core& core, const Op&) {
-  constexpr std::uint64_t kBoth = kCr0Mp | kCr0Ts;
-  return (core.cr0 & kBoth) != kBoth || core.Raise(kNm);
 }
 
 template <Instruction kInstruction>
@@ -334,23 +330,8 @@ Selection SelectPorts(const Decoded& decoded, Op& op) {
   }
 }
 
-// Register files that the processor lacks. Without its CPUID bit an MMX or SSE instruction is #UD
-// before CR0.TS is looked at.
 Selection SelectAbsent(const Decoded& decoded) {
-  if (decoded.instruction.mnemonic == ZYDIS_MNEMONIC_FWAIT) return Follows<Wait>();
-  switch (decoded.instruction.meta.isa_ext) {
-    case ZYDIS_ISA_EXT_X87:
-      return Ends<X87>();
-    case ZYDIS_ISA_EXT_MMX:
-    case ZYDIS_ISA_EXT_SSE:
-    case ZYDIS_ISA_EXT_SSE2:
-    case ZYDIS_ISA_EXT_SSE3:
-    case ZYDIS_ISA_EXT_SSSE3:
-    case ZYDIS_ISA_EXT_SSE4:
-      return Ends<Undefined>();
-    default:
-      return {};
-  }
+  return decoded.instruction.meta.isa_ext == ZYDIS_ISA_EXT_X87 ? Ends<X87>() : Selection{};
 }
 
 }  // namespace

@@ -105,9 +105,9 @@ INSTANTIATE_TEST_SUITE_P(
                     DecodeCase{"Wrmsr", {0x0f, 0x30}, true, true},
                     DecodeCase{"Invlpg", {0x0f, 0x01, 0x38}, true, true},
                     DecodeCase{"Outsb", {0xf3, 0x6e}, true, true},
-                    DecodeCase{"Fninit", {0xdb, 0xe3}, true, true},
-                    DecodeCase{"Emms", {0x0f, 0x77}, true, true},
-                    DecodeCase{"Xorps", {0x0f, 0x57, 0xc0}, true, true},
+                    DecodeCase{"FninitWithoutUnit", {0xdb, 0xe3}, true, true},
+                    DecodeCase{"Emms", {0x0f, 0x77}, false, false},
+                    DecodeCase{"Xorps", {0x0f, 0x57, 0xc0}, false, false},
                     DecodeCase{"Vmcall", {0x0f, 0x01, 0xc1}, false, false},
                     DecodeCase{"Monitor", {0x0f, 0x01, 0xc8}, false, false}),
     [](const auto& info) { return std::string(info.param.name); });

@@ -93,12 +93,7 @@ def _impl(ctx):
                 "-Wno-unused-command-line-argument",
             ])],
         ),
-        # Frames of dynamic size cannot be had with the calling convention preserve_none.
-        _sanitizer("asan", "address,undefined", [
-            "-fno-sanitize-recover=all",
-            "-mllvm",
-            "-asan-stack-dynamic-alloca=0",
-        ]),
+        _sanitizer("asan", "address,undefined", ["-fno-sanitize-recover=all"]),
         _sanitizer("tsan", "thread", []),
         feature(
             name = "default_link_flags",
