@@ -53,8 +53,8 @@ struct TableFault {
   Gva linear = {};         // the linear address behind it
   bool linear_valid = false;
   Rights guest_rights = {};  // kFinal: what the guest's own tables grant the page
-  // The bus access that this is if the address turns out to be a device's. Stage::kFinal only;
-  // bytes is 0 where no data moves (a fetch, a probe).
+  // The bus access that this is if the address turns out to be a device's; at Stage::kTable, that
+  // of the entry. `bytes` is 0 where no data moves (a fetch, a probe).
   BusAccess bus = {};
 };
 
@@ -129,6 +129,9 @@ class Processor {
   virtual PagingState paging_snapshot() const = 0;
   // Instructions retired so far. Any thread.
   virtual std::uint64_t instructions_retired() const = 0;
+  // Grows with every instruction retired and every event delivered: a guest whose handlers fault at
+  // once goes on although it retires nothing. On the thread of Run.
+  virtual std::uint64_t progress() const { return instructions_retired(); }
 };
 
 }  // namespace pagesaw

@@ -146,6 +146,7 @@ bool SoftwareProcessor::DeliverPending() {
   switch (Deliver(core, *pending_)) {
     case Delivery::kDone:
       pending_.reset();
+      ++delivered_;
       core.link = nullptr;  // the handler is not the branch's target
       core.replay.Clear();
       core.stop = Stop::kNone;

@@ -44,6 +44,7 @@ class SoftwareProcessor final : public Processor {
   std::uint64_t instructions_retired() const override {
     return retired_.load(std::memory_order_relaxed);
   }
+  std::uint64_t progress() const override { return instructions_retired() + delivered_; }
 
  private:
   static constexpr unsigned kSnapshotWords = (sizeof(PagingState) + 7) / 8;
@@ -68,6 +69,7 @@ class SoftwareProcessor final : public Processor {
   Fetcher fetcher_;
   std::optional<Pending> pending_;  // an exception that could not be delivered yet
   unsigned deliveries_left_ = 0;    // of this Run
+  std::uint64_t delivered_ = 0;     // events
   bool window_wanted_ = false;
   bool broken_ = false;  // more bus accesses than an instruction can have
   std::atomic<bool> exit_requested_{false};

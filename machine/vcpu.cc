@@ -322,10 +322,10 @@ std::optional<VmExit> Vcpu::HandleDeviceFault(const TableFault& fault, Gpa gpa) 
 }
 
 std::optional<VmExit> Vcpu::NoteFruitless(const TableFault& fault) {
-  const std::uint64_t retired = processor_->instructions_retired();
+  const std::uint64_t progress = processor_->progress();
   const std::uint64_t page = fault.address.bits() >> kPageShift;
-  if (retired != fruitless_retired_ || page != fruitless_page_) {
-    fruitless_retired_ = retired;
+  if (progress != fruitless_progress_ || page != fruitless_page_) {
+    fruitless_progress_ = progress;
     fruitless_page_ = page;
     fruitless_count_ = 0;
     return std::nullopt;

@@ -111,7 +111,7 @@ class Vcpu {
   bool nmi_pending_ = false;
 
   std::uint64_t fruitless_page_ = ~std::uint64_t{0};
-  std::uint64_t fruitless_retired_ = 0;
+  std::uint64_t fruitless_progress_ = 0;
   unsigned fruitless_count_ = 0;
 
   // Pages that the processor may be writing for the instruction at hand, though no SPTE lets it.

@@ -93,7 +93,12 @@ def _impl(ctx):
                 "-Wno-unused-command-line-argument",
             ])],
         ),
-        _sanitizer("asan", "address,undefined", ["-fno-sanitize-recover=all"]),
+        # Frames of dynamic size cannot be had with the calling convention preserve_none.
+        _sanitizer("asan", "address,undefined", [
+            "-fno-sanitize-recover=all",
+            "-mllvm",
+            "-asan-stack-dynamic-alloca=0",
+        ]),
         _sanitizer("tsan", "thread", []),
         feature(
             name = "default_link_flags",

@@ -15,6 +15,7 @@ EDGE_GUESTS = [
     "double_fault",
     "endless_alignment",
     "endless_exceptions",
+    "endless_mmio",
     "exit_value",
     "garbage",
     "garbage_random",
