@@ -60,6 +60,11 @@ constexpr Rights DecodeRights(const EntryLayout& layout, std::uint64_t granted) 
   return Rights(rights);
 }
 
+// The protection key of a leaf. [intel/vol3] "Protection Keys"
+constexpr unsigned ProtectionKeyOf(std::uint64_t leaf) {
+  return static_cast<unsigned>(leaf >> 59 & 15);
+}
+
 struct PageFormat {
   EntryLayout layout;
   // Reserved bits of a present entry, by [bit 7 of the entry][level - 1].
@@ -113,6 +118,15 @@ struct PageFormat {
   // Whether rights found in well-formed entries refuse `access`. Protection keys are apart.
   constexpr bool PermissionFault(Rights rights, Access access) const {
     return (refused[access.permission_row()] >> PermissionCode(rights) & 1) != 0;
+  }
+
+  // Whether the protection key of `leaf`, whose walk gave `rights`, refuses `access`: PKRU judges
+  // user pages, IA32_PKRS supervisor pages.
+  constexpr bool ProtectionKeyFault(std::uint64_t leaf, Rights rights, Access access,
+                                    std::uint32_t pkru, std::uint32_t pkrs) const {
+    const unsigned shift = access.code_bits() | (rights.user() ? 8u : 0);
+    const std::uint32_t matters = protection_key_mask >> shift & 3;
+    return ((rights.user() ? pkru : pkrs) >> (2 * ProtectionKeyOf(leaf)) & matters) != 0;
   }
 
   constexpr bool operator==(const PageFormat&) const = default;

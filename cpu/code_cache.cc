@@ -55,8 +55,7 @@ bool CodeCache::Hold(const std::byte* host) {
 }
 
 bool CodeCache::MayKeep(const std::byte* host) const {
-  return member_ == nullptr ||
-         member_->IsSettled(PageOf(reinterpret_cast<std::uint64_t>(host)));
+  return member_ == nullptr || member_->IsSettled(PageOf(reinterpret_cast<std::uint64_t>(host)));
 }
 
 Block* CodeCache::Keep(const std::byte* host, std::size_t bytes, CodeMode mode, Op* ops,
@@ -85,8 +84,7 @@ void CodeCache::Clear() {
 }
 
 bool CodeCache::HoldsCode(std::uint64_t host) const {
-  return pages_.contains(PageOf(host)) ||
-         (member_ != nullptr && member_->OthersHold(PageOf(host)));
+  return pages_.contains(PageOf(host)) || (member_ != nullptr && member_->OthersHold(PageOf(host)));
 }
 
 void CodeCache::Changed(std::uint64_t host, std::size_t bytes) {

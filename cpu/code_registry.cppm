@@ -33,8 +33,8 @@ struct CodeNews {
   };
   bool forget_all_code = false;
   bool drop_all_write_tags = false;
-  std::vector<Change> changes;    // forget the code made from these bytes
-  std::vector<HeldPage> held;     // drop the write tags of these pages, then `Confirm`
+  std::vector<Change> changes;  // forget the code made from these bytes
+  std::vector<HeldPage> held;   // drop the write tags of these pages, then `Confirm`
 };
 
 // Pages are host page numbers: address >> 12.

@@ -361,8 +361,7 @@ bool Wrpkru(Core& core, const Op&) {
   if (core.Read<std::uint32_t>(kRcx * 8) != 0 || core.Read<std::uint32_t>(kRdx * 8) != 0) {
     return core.Raise(kGp, 0);
   }
-  core.pkru = core.Read<std::uint32_t>(kRax * 8);
-  core.UpdatePaging();
+  core.SetProtectionKeys(core.pkru, core.Read<std::uint32_t>(kRax * 8));
   return true;
 }
 

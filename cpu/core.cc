@@ -7,6 +7,7 @@ module pagesaw.cpu.core;
 
 import pagesaw.cpu.control_bits;
 import pagesaw.mmu.legacy_format;
+import pagesaw.mmu.permission_table;
 
 namespace pagesaw::cpu {
 namespace {
@@ -25,6 +26,25 @@ bool SameQuestion(const BusAccess& one, const BusAccess& other) {
     default:
       return true;
   }
+}
+
+// How a processor in `paging` judges SPTEs of `format` that stand for linear addresses: layout and
+// reserved bits are those of the tables, SMEP, SMAP and protection keys its own. R/W and XD of an
+// SPTE say what they say whatever the guest's CR0.WP and EFER.NXE: whoever built the SPTE minded
+// them. The leaf SPTE of a page has the page's protection key.
+PageFormat JudgedFormat(const PageFormat& tables, const PagingState& paging) {
+  PageFormat format = tables;
+  const bool on = paging.paging();
+  const bool keys = paging.mode() == PagingMode::k4Level || paging.mode() == PagingMode::k5Level;
+  format.refused = MakePermissionTable({
+      .split_execute = on && (paging.cr4 & kCr4Smep) != 0,
+      .smap = on && (paging.cr4 & kCr4Smap) != 0,
+  });
+  format.protection_key_mask =
+      MakeProtectionKeyMask({.user_keys = keys && (paging.cr4 & kCr4Pke) != 0,
+                             .supervisor_keys = keys && (paging.cr4 & kCr4Pks) != 0,
+                             .write_protect = paging.write_protect()});
+  return format;
 }
 
 constexpr std::uint64_t kGenerationStep = 0x100;  // the mode stands in bits 7:0 of the context
@@ -103,8 +123,26 @@ void Core::UpdateMode() {
 void Core::UpdatePaging() {
   paging = Paging();
   guest_format = MakeLegacyFormat(paging);
+  if (!tables.second_stage && tables.format != nullptr) {
+    spte_format = JudgedFormat(*tables.format, paging);
+  }
+  masks_pointers =
+      long_mode() && ((cr3 & (kCr3LamU48 | kCr3LamU57)) != 0 || (cr4 & kCr4LamSup) != 0);
   paging_changed = true;
   FlushTranslations();
+}
+
+void Core::SetProtectionKeys(std::uint32_t& keys, std::uint32_t value) {
+  const std::uint32_t changed = keys ^ value;
+  keys = value;
+  paging.pkru = pkru;
+  paging.pkrs = pkrs;
+  paging_changed = true;
+  unsigned changed_keys = 0;
+  for (unsigned key = 0; key < 16; ++key) {
+    if ((changed >> (2 * key) & 3) != 0) changed_keys |= 1u << key;
+  }
+  tlb.FlushKeys(changed_keys);
 }
 
 void Core::ForgetJumps() { context += kGenerationStep; }
@@ -115,8 +153,7 @@ void Core::FlushTranslations() {
 }
 
 void Core::FlushPage(std::uint64_t linear) {
-  tlb.FlushPage(linear);
-  ForgetJumps();
+  if (tlb.FlushPage(linear)) ForgetJumps();
 }
 
 PagingState Core::Paging() const {

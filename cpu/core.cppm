@@ -198,6 +198,8 @@ struct Core {
   bool interrupt_shadow = false;
   // The instruction just done entered a handler that TF does not step into: no trap behind it.
   bool trap_cancelled = false;
+  // It loaded a TF that steps behind it, not behind the next one.
+  bool trap_forced = false;
   bool nmi_blocked = false;
   ExtendedState extended;
 
@@ -206,9 +208,11 @@ struct Core {
   std::uint8_t cpl = 0;
   bool stack_64 = false, stack_32 = false;  // width of the stack pointer; neither: 16 bits
 
-  PagingState paging;          // as of the last UpdatePaging
-  PageFormat guest_format;     // of the guest's own tables
-  bool paging_changed = true;  // the snapshot for other threads is out of date
+  PagingState paging;           // as of the last UpdatePaging or SetProtectionKeys
+  PageFormat guest_format;      // of the guest's own tables
+  PageFormat spte_format;       // one stage: of SPTEs, judged by the guest's SMEP, SMAP and keys
+  bool masks_pointers = false;  // linear-address masking is on for some pointers
+  bool paging_changed = true;   // the snapshot for other threads is out of date
 
   // -- what stopped execution
   Stop stop = Stop::kNone;
@@ -269,9 +273,11 @@ struct Core {
   // Recomputes what is derived from CR0, RFLAGS, EFER, CS and SS: code size, CPL, stack width, the
   // data bank and the jump-cache context. Cheap; called after every change of one of them.
   void UpdateMode();
-  // Recomputes the format of the guest's tables and forgets every translation: after every change
-  // of CR0, CR3, CR4, EFER, PKRU, PKRS or the PDPTEs.
+  // Recomputes the formats of tables and forgets every translation: after every change of CR0, CR3,
+  // CR4, EFER, the PDPTEs or `tables`.
   void UpdatePaging();
+  // Sets `keys`, which is PKRU or PKRS of this, and forgets the rights that rest on its old value.
+  void SetProtectionKeys(std::uint32_t& keys, std::uint32_t value);
   // Forgets every jump: what an instruction pointer means has changed.
   void ForgetJumps();
   // Forgets every translation and every jump that rests on one.

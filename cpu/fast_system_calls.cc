@@ -79,6 +79,7 @@ bool Sysret(Core& core, const Op& op) {
     constexpr std::uint64_t kKept =
         kArithmeticFlags | kFlagTf | kFlagIf | kFlagDf | kFlagIopl | kFlagNt | kFlagAc | kFlagId;
     core.SetRflags(core.gpr[kR11] & kKept);
+    core.trap_forced = (core.rflags & kFlagTf) != 0;  // TF as loaded decides
   } else {
     core.rflags |= kFlagIf;
   }

@@ -34,7 +34,7 @@ bool TranslateFetch(Core& core, std::uint64_t linear, const std::byte*& host) {
   if (entry.write_tag != tag) entry.write_tag = kNoTag;
   entry.fetch_tag = tag;
   entry.addend = addend;
-  core.tlb.NoteFill(bank, linear, page.level);
+  NoteInTlb(core, bank, linear, page);
   host = reinterpret_cast<const std::byte*>(page.host);
   return true;
 }
@@ -76,6 +76,7 @@ Block* Fetcher::Find(Core& core, bool single) {
     }
   }
   if (block == nullptr || block == &scratch_ || single) return block;
+  core.tlb.NoteCode(linear);
   core.jump_cache[JumpCacheIndex(core.rip)] = {core.rip, core.context, block};
   if (link != nullptr && core.rip - block->ops->ip == core.ip_base) {
     link->immediate = reinterpret_cast<std::uint64_t>(block);

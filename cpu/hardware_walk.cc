@@ -23,9 +23,10 @@ TableFault Describe(const WalkFault& fault, Access access) {
           .rights = fault.rights};
 }
 
-WalkResult WalkGiven(const Core& core, InputAddress address, Access access) {
+WalkResult WalkGiven(const Core& core, const PageFormat& format, InputAddress address,
+                     Access access) {
   HostTableSpace<true> space;
-  return WalkTables<AnyLayout>(*core.tables.format,
+  return WalkTables<AnyLayout>(format,
                                {.table = OutputAddress(core.tables.root.bits()),
                                 .level = core.tables.level,
                                 .address = address,
@@ -35,9 +36,29 @@ WalkResult WalkGiven(const Core& core, InputAddress address, Access access) {
                                space);
 }
 
-bool MayWrite(const PageFormat& format, const Translation& translation, Privilege by) {
-  return !format.PermissionFault(translation.rights, Access::Write(by)) &&
-         (!format.accessed_dirty || (translation.leaf & format.layout.dirty) != 0);
+// What rights in tables of one stage allow without walking again.
+struct DataRights {
+  bool readable = true;
+  bool writable = true;
+};
+
+// `access` says who reads and writes.
+DataRights DataRightsIn(const Core& core, const PageFormat& format, const Translation& translation,
+                        Access access) {
+  const auto allows = [&](Access asked) {
+    if (access.smap_waived()) asked = asked.WithSmapWaived();
+    return !format.PermissionFault(translation.rights, asked) &&
+           !format.ProtectionKeyFault(translation.leaf, translation.rights, asked, core.pkru,
+                                      core.pkrs);
+  };
+  const bool dirty = !format.accessed_dirty || (translation.leaf & format.layout.dirty) != 0;
+  return {.readable = allows(Access::Read(access.privilege())),
+          .writable = dirty && allows(Access::Write(access.privilege()))};
+}
+
+void SetKey(HostPage& page, const PageFormat& format, std::uint64_t leaf) {
+  page.keyed = format.protection_key_mask != 0;
+  page.key = static_cast<std::uint8_t>(ProtectionKeyOf(leaf));
 }
 
 // The guest's tables, reached through the second stage.
@@ -106,7 +127,7 @@ class ThroughSecondStage {
   bool Translate(OutputAddress at, Access access, Translation& found) {
     const Gpa gpa = GpaOf(at);
     if (core_.second_stage_tlb.Find(*core_.tables.format, gpa, access, found)) return true;
-    const WalkResult result = WalkGiven(core_, InputOf(gpa), access);
+    const WalkResult result = WalkGiven(core_, *core_.tables.format, InputOf(gpa), access);
     if (result) {
       found = *result;
       core_.second_stage_tlb.Enter(gpa, found);
@@ -141,47 +162,45 @@ bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& pa
     return LeaveWithTableFault(core, fault);
   }
   const Translation& last = space.final_stage();
-  const PageFormat& format = *core.tables.format;
-  const Privilege by = access.privilege();
-  const Access read = access.smap_waived() ? Access::Read(by).WithSmapWaived() : Access::Read(by);
-  const Access write =
-      access.smap_waived() ? Access::Write(by).WithSmapWaived() : Access::Write(by);
-  const bool plain = !paging.paging();
   page.host = last.output.bits();
   page.level = result->level;
-  page.readable = (plain || !guest.PermissionFault(result->rights, read)) &&
-                  !format.PermissionFault(last.rights, Access::Read(space.final_privilege()));
-  page.writable =
-      (plain || (!guest.PermissionFault(result->rights, write) &&
-                 (result->leaf & guest.layout.dirty) != 0 && guest.protection_key_mask == 0)) &&
-      MayWrite(format, last, space.final_privilege());
+  SetKey(page, guest, result->leaf);
+  DataRights rights;
+  if (paging.paging()) rights = DataRightsIn(core, guest, *result, access);
+  const DataRights below =
+      DataRightsIn(core, *core.tables.format, last, Access::Read(space.final_privilege()));
+  page.readable = rights.readable && below.readable;
+  page.writable = rights.writable && below.writable;
   return true;
 }
 
 bool WalkOneStage(Core& core, std::uint64_t linear, Access access, HostPage& page) {
-  const WalkResult result = WalkGiven(core, InputAddress(linear), access);
+  const PageFormat& format = core.spte_format;
+  const WalkResult result = WalkGiven(core, format, InputAddress(linear), access);
   if (!result) {
     TableFault fault = Describe(result.fault(), access);
     fault.linear = Gva(linear);
     fault.linear_valid = true;
     return LeaveWithTableFault(core, fault);
   }
-  const PageFormat& format = *core.tables.format;
-  const Privilege by = access.privilege();
-  const Access read = access.smap_waived() ? Access::Read(by).WithSmapWaived() : Access::Read(by);
-  const Access write =
-      access.smap_waived() ? Access::Write(by).WithSmapWaived() : Access::Write(by);
   page.host = result->output.bits();
   page.level = result->level;
-  page.readable = !format.PermissionFault(result->rights, read);
-  // A key may refuse writes alone: each is judged by a walk of its own.
-  page.writable = !format.PermissionFault(result->rights, write) &&
-                  (result->leaf & format.layout.dirty) != 0 &&
-                  (access.is_write() || format.protection_key_mask == 0);
+  SetKey(page, format, result->leaf);
+  const DataRights rights = DataRightsIn(core, format, *result, access);
+  page.readable = rights.readable;
+  page.writable = rights.writable;
   return true;
 }
 
 }  // namespace
+
+void NoteInTlb(Core& core, TlbBank& bank, std::uint64_t linear, const HostPage& page) {
+  const PageFormat& format = core.tables.second_stage ? core.guest_format : core.spte_format;
+  // A large page of 4-byte tables has 4 MiB: it counts as one of the next size.
+  const bool of_4_mib = page.level == Level::kPd && format.layout.entry_bytes == 4;
+  core.tlb.NoteFill(bank, linear, of_4_mib ? Level::kPdpt : page.level);
+  if (page.keyed) core.tlb.NoteKey(linear, page.key);
+}
 
 bool WalkHardware(Core& core, std::uint64_t linear, Access access, HostPage& page) {
   return core.tables.second_stage ? WalkTwoStages(core, linear, access, page)

@@ -12,13 +12,17 @@ export namespace pagesaw::cpu {
 struct HostPage {
   std::uint64_t host = 0;    // of the very byte
   Level level = Level::kPt;  // of the page that INVLPG would name
+  bool keyed = false;        // the rights rest on protection key `key`
+  std::uint8_t key = 0;
   bool readable = false;
   bool writable = false;  // allowed, and dirty in every table
 };
 
+// Notes in the TLB what forgetting the entry of `bank` for `linear` in `page` takes.
+void NoteInTlb(Core& core, TlbBank& bank, std::uint64_t linear, const HostPage& page);
+
 // Translates `linear` for `access`. On failure false, and `core.stop` says why: a page fault for
-// the guest, or an exit with ExitReason::kTableFault whose `bus` is not filled in. `stores`: bytes
-// of a device that the instruction wants there do not matter for the walk.
+// the guest, or an exit with ExitReason::kTableFault whose `bus` is not filled in.
 bool WalkHardware(Core& core, std::uint64_t linear, Access access, HostPage& page);
 
 }  // namespace pagesaw::cpu

@@ -22,6 +22,29 @@ Access AccessFor(const Core& core, By by, bool write) {
   return by == By::kProgram && (core.rflags & kFlagAc) != 0 ? access.WithSmapWaived() : access;
 }
 
+// Bits high:48 or high:57 of a pointer, without bit 63.
+constexpr std::uint64_t kTagAbove48 = 0x7fff'0000'0000'0000;
+constexpr std::uint64_t kTagAbove57 = 0x7e00'0000'0000'0000;
+
+bool IsUserPointer(std::uint64_t linear) { return linear >> 63 == 0; }
+
+// Whether `linear` is a pointer whose bits 62:48 are a tag; then bit 47 must repeat bit 63 though
+// linear addresses be wider.
+bool HasUser48Mask(const Core& core, std::uint64_t linear) {
+  return IsUserPointer(linear) && (core.cr3 & kCr3LamU48) != 0;
+}
+
+// `linear` with its tag replaced by copies of bit 63, in 64-bit mode.
+// [intel/vol1] "Linear Address Masking"
+std::uint64_t Untagged(const Core& core, std::uint64_t linear) {
+  if (IsUserPointer(linear)) {
+    if ((core.cr3 & kCr3LamU48) != 0) return linear & ~kTagAbove48;
+    return (core.cr3 & kCr3LamU57) != 0 ? linear & ~kTagAbove57 : linear;
+  }
+  if ((core.cr4 & kCr4LamSup) == 0) return linear;
+  return linear | ((core.cr4 & kCr4La57) != 0 ? kTagAbove57 : kTagAbove48);
+}
+
 TlbBank& BankFor(Core& core, By by) {
   return by == By::kProgram ? *core.bank : core.tlb.bank(BankName::kSupervisor);
 }
@@ -29,6 +52,8 @@ TlbBank& BankFor(Core& core, By by) {
 void Fill(Core& core, By by, std::uint64_t linear, const HostPage& page) {
   TlbBank& bank = BankFor(core, by);
   if (&bank == &core.tlb.bank(BankName::kChecked)) return;
+  // A program that names this very address by a pointer means another one.
+  if (core.masks_pointers && Untagged(core, linear) != linear) return;
   TlbEntry& entry = bank.At(linear);
   const std::uint64_t tag = linear & ~kPageMask;
   const std::uint64_t addend = page.host - linear;
@@ -38,7 +63,7 @@ void Fill(Core& core, By by, std::uint64_t linear, const HostPage& page) {
   entry.addend = addend;
   entry.read_tag = page.readable ? tag : kNoTag;
   entry.write_tag = page.writable && !core.code->HoldsCode(page.host) ? tag : kNoTag;
-  core.tlb.NoteFill(bank, linear, page.level);
+  NoteInTlb(core, bank, linear, page);
 }
 
 bool IsFinalTableFault(const Core& core) {
@@ -193,7 +218,11 @@ bool Linear(Core& core, SegmentName name, std::uint64_t offset, unsigned bytes, 
   const Segment& segment = core.segments[name];
   if (core.code_64()) {
     linear = offset + (name == kFs || name == kGs ? segment.base : 0);
-    const unsigned width = (core.cr4 & kCr4La57) != 0 ? 57 : 48;
+    unsigned width = (core.cr4 & kCr4La57) != 0 ? 57 : 48;
+    if (core.masks_pointers) {
+      if (HasUser48Mask(core, linear)) width = 48;
+      linear = Untagged(core, linear);
+    }
     if (!IsCanonical(Gva(linear), width) || !IsCanonical(Gva(linear + bytes - 1), width)) {
       return core.RaiseSegmentFault(name);
     }

@@ -2,10 +2,12 @@ module;
 #include <cpuid.h>
 #include <array>
 #include <bitset>
+#include <charconv>
 #include <cstdint>
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <variant>
 module pagesaw.cpu.model;
 
@@ -89,13 +91,13 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kClwb, "clwb", 7, 0, kEbx, 24, Support::kOn},
     {Feature::kSha, "sha_ni", 7, 0, kEbx, 29, Support::kHost},
     {Feature::kUmip, "umip", 7, 0, kEcx, 2, Support::kOn},
-    {Feature::kPku, "pku", 7, 0, kEcx, 3, Support::kNone},
+    {Feature::kPku, "pku", 7, 0, kEcx, 3, Support::kOn},
     {Feature::kShstk, "shstk", 7, 0, kEcx, 7, Support::kNone},
-    {Feature::kLa57, "la57", 7, 0, kEcx, 16, Support::kNone},
+    {Feature::kLa57, "la57", 7, 0, kEcx, 16, Support::kOn},
     {Feature::kRdpid, "rdpid", 7, 0, kEcx, 22, Support::kOn},
-    {Feature::kPks, "pks", 7, 0, kEcx, 31, Support::kNone},
+    {Feature::kPks, "pks", 7, 0, kEcx, 31, Support::kOn},
     {Feature::kIbt, "ibt", 7, 0, kEdx, 20, Support::kNone},
-    {Feature::kLam, "lam", 7, 1, kEax, 26, Support::kNone},
+    {Feature::kLam, "lam", 7, 1, kEax, 26, Support::kOn},
     {Feature::kXsaveopt, "xsaveopt", 0xd, 1, kEax, 0, Support::kOn},
     {Feature::kXsavec, "xsavec", 0xd, 1, kEax, 1, Support::kOn},
     {Feature::kXgetbv1, "xgetbv1", 0xd, 1, kEax, 2, Support::kOn},
@@ -117,6 +119,8 @@ constexpr std::uint32_t kMaxBasicLeaf = 0x15;
 constexpr std::uint32_t kMaxExtendedLeaf = 0x8000'0008;
 constexpr std::uint32_t kHypervisorLeaf = 0x4000'0000;
 constexpr std::string_view kBrand = "Pagesaw Virtual Processor";
+
+constexpr std::string_view kWidthWish = "maxphyaddr=";
 
 const FeatureRow* FindRow(std::string_view name) {
   for (const FeatureRow& row : kFeatures) {
@@ -177,17 +181,37 @@ void DropUnfounded(CpuModel& model) {
   }
 }
 
-// Applies one "+name" or "-name"; an error message, or empty.
-std::string ApplyToggle(std::string_view toggle, CpuModel& model) {
-  const std::string quoted = "\"" + std::string(toggle) + "\"";
-  if (toggle.size() < 2 || (toggle[0] != '+' && toggle[0] != '-')) {
-    return "CPU feature " + quoted + ": must be +NAME or -NAME";
+constexpr unsigned kMinPhysicalBits = 32;
+constexpr unsigned kMaxPhysicalBits = 52;
+
+std::string QuotedFeature(std::string_view wish) {
+  return "CPU feature \"" + std::string(wish) + "\"";
+}
+
+// Applies "maxphyaddr=bits"; an error message, or empty.
+std::string ApplyWidth(std::string_view wish, CpuModel& model) {
+  const std::string_view digits = wish.substr(kWidthWish.size());
+  unsigned bits = 0;
+  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), bits);
+  if (error != std::errc() || end != digits.end() || bits < kMinPhysicalBits ||
+      bits > kMaxPhysicalBits) {
+    return QuotedFeature(wish) + ": must be a number of bits from 32 to 52";
   }
-  const bool on = toggle[0] == '+';
-  const FeatureRow* row = FindRow(toggle.substr(1));
-  if (row == nullptr) return "CPU feature " + quoted + ": unknown";
-  if (on && row->support == Support::kNone) return "CPU feature " + quoted + ": not implemented";
-  if (on && !IsPossible(*row)) return "CPU feature " + quoted + ": not on this host";
+  model.set_physical_bits(static_cast<std::uint8_t>(bits));
+  return {};
+}
+
+// Applies one "+name", "-name" or "maxphyaddr=bits"; an error message, or empty.
+std::string ApplyWish(std::string_view wish, CpuModel& model) {
+  if (wish.starts_with(kWidthWish)) return ApplyWidth(wish, model);
+  if (wish.size() < 2 || (wish[0] != '+' && wish[0] != '-')) {
+    return QuotedFeature(wish) + ": must be +NAME or -NAME, or maxphyaddr=BITS";
+  }
+  const bool on = wish[0] == '+';
+  const FeatureRow* row = FindRow(wish.substr(1));
+  if (row == nullptr) return QuotedFeature(wish) + ": unknown";
+  if (on && row->support == Support::kNone) return QuotedFeature(wish) + ": not implemented";
+  if (on && !IsPossible(*row)) return QuotedFeature(wish) + ": not on this host";
   model.Set(row->feature, on);
   return {};
 }
@@ -393,7 +417,7 @@ CpuidResult CpuModel::Cpuid(std::uint32_t leaf, std::uint32_t subleaf,
 }
 
 std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
-  if (options.physical_bits < 32 || options.physical_bits > 52) {
+  if (options.physical_bits < kMinPhysicalBits || options.physical_bits > kMaxPhysicalBits) {
     return "physical address width " + std::to_string(options.physical_bits) + ": must be 32 to 52";
   }
   if (options.cpu_count == 0) return std::string("CPU count 0: must be at least 1");
@@ -406,7 +430,7 @@ std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
   std::string_view rest = options.features;
   while (!rest.empty()) {
     const std::size_t comma = rest.find(',');
-    std::string error = ApplyToggle(rest.substr(0, comma), model);
+    std::string error = ApplyWish(rest.substr(0, comma), model);
     if (!error.empty()) return error;
     rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
   }

@@ -177,7 +177,7 @@ class CpuModel {
 struct ModelOptions {
   const VirtExtension* extension = nullptr;
   // "+name,-name": features to have and not to have besides the default ones, named as the flags
-  // of /proc/cpuinfo are.
+  // of /proc/cpuinfo are. "maxphyaddr=N" among them sets `physical_bits`, which it overrides.
   std::string_view features = {};
   std::uint8_t physical_bits = 46;
   std::uint32_t apic_id = 0;
@@ -185,7 +185,7 @@ struct ModelOptions {
 };
 
 // The model, or what is wrong with the options, naming the value refused: a feature that is unknown
-// or not implemented, a toggle without sign, a width outside 32 to 52.
+// or not implemented, a wish that is neither toggle nor width, a width outside 32 to 52.
 std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options);
 
 // The names of all features that a model can have, comma separated, in the order of CPUID.

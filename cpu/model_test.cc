@@ -52,7 +52,7 @@ TEST(MakeModel, TogglesFeaturesByName) {
 
 TEST(MakeModel, NamesWhatItRefuses) {
   EXPECT_NE(ErrorOf("+warp").find("\"+warp\": unknown"), std::string::npos);
-  EXPECT_NE(ErrorOf("+pks").find("\"+pks\": not implemented"), std::string::npos);
+  EXPECT_NE(ErrorOf("+ibt").find("\"+ibt\": not implemented"), std::string::npos);
   EXPECT_NE(ErrorOf("smep").find("\"smep\": must be"), std::string::npos);
   EXPECT_NE(ErrorOf("+smep,,").find("\"\""), std::string::npos);
   EXPECT_EQ(MakeModel({.physical_bits = 53}).index(), 1u);
@@ -87,7 +87,6 @@ TEST(Cpuid, NeverPromisesWhatIsNotThere) {
   const CpuModel model = std::get<CpuModel>(MakeModel({.features = "-xsave"}));
   const CpuidResult one = model.Cpuid(1, 0, {.osxsave = true, .ospke = true});
   EXPECT_EQ(one.ecx & 0x1c00'0000u, 0u);  // XSAVE, OSXSAVE, AVX
-  EXPECT_EQ(model.Cpuid(7, 0, {.ospke = true}).ecx & 0x18u, 0u);
   EXPECT_EQ(model.Cpuid(0xd, 0, {}), CpuidResult{});
   EXPECT_EQ(model.xcr0_bits(), 1u);
 }
@@ -116,10 +115,39 @@ TEST(Cpuid, FollowsDynamicState) {
   EXPECT_EQ(model.Cpuid(1, 0, {.apic_enabled = false}).edx & 1u << 9, 0u);
 }
 
+TEST(Cpuid, ShowsPagingFeaturesUntilTheyAreTakenAway) {
+  const CpuModel with = std::get<CpuModel>(MakeModel({}));
+  EXPECT_EQ(with.Cpuid(7, 0, {}).ecx & 0x8001'0018u, 0x8001'0008u);  // PKS, LA57, PKU; no OSPKE
+  EXPECT_NE(with.Cpuid(7, 0, {.ospke = true}).ecx & 0x10u, 0u);
+  EXPECT_EQ(with.Cpuid(7, 1, {}).eax, 1u << 26);
+  EXPECT_TRUE(with.paging().la57);
+  const CpuModel without =
+      std::get<CpuModel>(MakeModel({.features = "-pku,-pks,-la57,-lam,-pcid,-invpcid"}));
+  EXPECT_EQ(without.Cpuid(7, 0, {.ospke = true}).ecx & 0x8001'0018u, 0u);
+  EXPECT_EQ(without.Cpuid(7, 0, {}).eax, 0u);
+  EXPECT_EQ(without.Cpuid(7, 1, {}), CpuidResult{});
+  EXPECT_EQ(without.Cpuid(7, 0, {}).ebx & 1u << 10, 0u);
+  EXPECT_EQ(without.Cpuid(1, 0, {}).ecx & 1u << 17, 0u);
+  EXPECT_EQ(without.Cpuid(0x8000'0008, 0, {}).eax >> 8, 48u);
+  EXPECT_FALSE(without.paging().la57);
+}
+
+TEST(MakeModel, TakesThePhysicalWidthAmongTheFeatures) {
+  const auto made = MakeModel({.features = "-smep,maxphyaddr=36"});
+  ASSERT_EQ(made.index(), 0u);
+  const CpuModel& model = std::get<CpuModel>(made);
+  EXPECT_EQ(model.physical_bits(), 36);
+  EXPECT_EQ(model.paging().physical_bits, 36);
+  EXPECT_EQ(model.Cpuid(0x8000'0008, 0, {}).eax & 0xff, 36u);
+  for (const char* wrong : {"maxphyaddr=", "maxphyaddr=31", "maxphyaddr=53", "maxphyaddr=4x"}) {
+    EXPECT_NE(ErrorOf(wrong).find(wrong), std::string::npos) << wrong;
+  }
+}
+
 TEST(Cpuid, TellsWidthsAndTopology) {
   const CpuModel model =
       std::get<CpuModel>(MakeModel({.physical_bits = 40, .apic_id = 2, .cpu_count = 3}));
-  EXPECT_EQ(model.Cpuid(0x8000'0008, 0, {}).eax, 0x3028u);
+  EXPECT_EQ(model.Cpuid(0x8000'0008, 0, {}).eax, 0x3928u);
   EXPECT_EQ(model.Cpuid(0xb, 1, {}).ebx, 3u);
   EXPECT_EQ(model.Cpuid(0xb, 1, {}).eax, 2u);
   EXPECT_EQ(model.Cpuid(0xb, 0, {}).edx, 2u);

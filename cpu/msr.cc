@@ -135,8 +135,7 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
       return set(core.pat, model.Has(Feature::kPat) && IsLegalPat(value));
     case kMsrPkrs:
       if (!model.Has(Feature::kPks) || value >> 32 != 0) return Result::kRefused;
-      core.pkrs = static_cast<std::uint32_t>(value);
-      core.UpdatePaging();
+      core.SetProtectionKeys(core.pkrs, static_cast<std::uint32_t>(value));
       return Result::kDone;
     case kMsrXss:  // no supervisor state components
       return set(core.xss, model.Has(Feature::kXsaves) && value == 0);

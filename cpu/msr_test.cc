@@ -10,6 +10,7 @@ import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.core;
+import pagesaw.cpu.model;
 import pagesaw.cpu.test_core;
 import pagesaw.cpu.msr;
 
@@ -46,11 +47,12 @@ TEST_P(MsrWrite, IsReadBackOrRefused) {
   EXPECT_EQ(value == GetParam().value, GetParam().want);
 }
 constexpr std::uint64_t kHigh = 0xffff'8000'0000'1000;
-constexpr std::uint64_t kNonCanonical = 0x8000'0000'0000;
+constexpr std::uint64_t kNonCanonical = 0x100'0000'0000'0000;
 INSTANTIATE_TEST_SUITE_P(
     Values, MsrWrite,
     testing::Values(MsrCase{"Lstar", kMsrLstar, kHigh, true},
                     MsrCase{"LstarNonCanonical", kMsrLstar, kNonCanonical, false},
+                    MsrCase{"Lstar57", kMsrLstar, 0xff00'0000'0000'1000, true},
                     MsrCase{"FsBase", kMsrFsBase, kHigh, true},
                     MsrCase{"FsBaseNonCanonical", kMsrFsBase, kNonCanonical, false},
                     MsrCase{"KernelGsBase", kMsrKernelGsBase, kHigh, true},
@@ -64,6 +66,16 @@ INSTANTIATE_TEST_SUITE_P(
                     MsrCase{"EferWithoutLme", kMsrEfer, 0xc01, false},
                     MsrCase{"EferWithoutNx", kMsrEfer, 0x501, true}),
     [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Msr, SupervisorKeysAre32BitsOfTheFeature) {
+  TestCore test;
+  EXPECT_TRUE(Write(test, kMsrPkrs, 0xffff'ffff));
+  EXPECT_EQ(test.core().pkrs, 0xffff'ffffu);
+  EXPECT_FALSE(Write(test, kMsrPkrs, std::uint64_t{1} << 32));
+  test.model().Set(Feature::kPks, false);
+  EXPECT_FALSE(Write(test, kMsrPkrs, 0));
+  EXPECT_EQ(test.core().exception.vector, kGp);
+}
 
 TEST(Msr, UnknownOnesAreAskedOfTheOutside) {
   TestCore test;

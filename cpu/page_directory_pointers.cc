@@ -18,11 +18,11 @@ std::uint64_t ReservedBits(unsigned physical_bits) {
   return ~((std::uint64_t{1} << physical_bits) - 1) | 0x1e6;
 }
 
-// Reads 8 bytes of guest-physical memory. Where the tables at hand translate linear addresses, the
-// outside reads them; else they are found by a walk with paging off.
+// Reads 8 bytes of guest-physical memory: a walk with paging off has one stage. Where the tables
+// translate linear addresses, the outside reads them.
 bool LoadPhysical(Core& core, std::uint64_t gpa, std::uint64_t& value) {
+  BusAccess access = {.kind = BusAccess::Kind::kMmioRead, .bytes = 8, .address = gpa};
   if (!core.tables.second_stage) {
-    BusAccess access{.kind = BusAccess::Kind::kMmioRead, .bytes = 8, .address = gpa};
     if (!core.AskBus(access)) return false;
     value = access.value;
     return true;
@@ -38,7 +38,7 @@ bool LoadPhysical(Core& core, std::uint64_t gpa, std::uint64_t& value) {
   }
   TableFault& fault = core.exit.fault;
   fault.linear_valid = false;
-  fault.bus = {.kind = BusAccess::Kind::kMmioRead, .bytes = 8, .address = gpa};
+  fault.bus = access;
   const BusAccess* answer = core.replay.Take(fault.bus);
   if (answer == nullptr) return false;
   core.stop = Stop::kNone;

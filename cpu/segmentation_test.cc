@@ -204,7 +204,7 @@ TEST(DescriptorTables, StoreAndLoadTenBytes) {
   EXPECT_EQ(test.Read<std::uint64_t>(0x5002), 0x1122'3344'5566u);
   ASSERT_TRUE(test.Run(Lidt, test.MemoryOp(0x5000)));
   EXPECT_EQ(core.idtr, core.gdtr);
-  test.Write<std::uint64_t>(0x5002, 0x8000'0000'0000);
+  test.Write<std::uint64_t>(0x5002, 0x100'0000'0000'0000);
   EXPECT_FALSE(test.Run(Lidt, test.MemoryOp(0x5000)));
   EXPECT_EQ(core.exception.vector, kGp);
 }
@@ -240,7 +240,7 @@ TEST(WriteFsBase, NeedsTheFeatureAndACanonicalBase) {
   test.core().cr4 |= kCr4Fsgsbase;
   EXPECT_TRUE(test.Run(WriteFsBase, op));
   EXPECT_EQ(test.core().segments[kFs].base, 0x1000u);
-  test.core().gpr[kRax] = 0x8000'0000'0000;
+  test.core().gpr[kRax] = 0x100'0000'0000'0000;
   EXPECT_FALSE(test.Run(WriteFsBase, op));
   EXPECT_EQ(test.core().exception.vector, kGp);
 }

@@ -164,7 +164,7 @@ bool SoftwareProcessor::DeliverPending() {
 bool SoftwareProcessor::RunBlock() {
   Core& core = *core_;
   const bool trap = (core.rflags & kFlagTf) != 0;
-  core.trap_cancelled = false;
+  core.trap_cancelled = core.trap_forced = false;
   const bool shadow = core.interrupt_shadow;
   const bool single = trap || shadow || !core.replay.empty();
   core.stop = Stop::kNone;
@@ -179,16 +179,22 @@ bool SoftwareProcessor::RunBlock() {
     ops->run(core, ops);
     if (alone) core.budget += rest;
   }
+  // Changes of paging that the outside hears of are done all the same.
+  const bool done = core.stop == Stop::kNone ||
+                    (core.stop == Stop::kExit && (core.exit.reason == ExitReason::kPagingChanged ||
+                                                  core.exit.reason == ExitReason::kInvalidate));
+  if (done) {
+    if (shadow) core.interrupt_shadow = false;
+    if (single) core.replay.Clear();
+    if ((trap && !core.trap_cancelled) || core.trap_forced) {
+      pending_ = Pending{.vector = kDb,
+                         .event_class = EventClass::kTrap,
+                         .dr6 = 0x4000,  // BS
+                         .return_rip = core.rip};
+    }
+  }
   switch (core.stop) {
     case Stop::kNone:
-      if (shadow) core.interrupt_shadow = false;
-      if (single) core.replay.Clear();
-      if (trap && !core.trap_cancelled) {
-        pending_ = Pending{.vector = kDb,
-                           .event_class = EventClass::kTrap,
-                           .dr6 = 0x4000,  // BS
-                           .return_rip = core.rip};
-      }
       return false;
     case Stop::kException:
       core.exception.return_rip = core.rip;
@@ -315,7 +321,7 @@ void SoftwareProcessor::SetState(const CpuState& state) {
 void SoftwareProcessor::SetTables(const TranslationTables& tables) {
   core_->tables = tables;
   core_->second_stage_tlb.Flush();
-  core_->FlushTranslations();
+  core_->UpdatePaging();
 }
 
 void SoftwareProcessor::FlushTlb() {

@@ -21,7 +21,8 @@ class SoftwareProcessor final : public Processor {
  public:
   // A processor after RESET. `model` is copied. Processors that share memory share a registry;
   // without one, the memory is this processor's alone.
-  explicit SoftwareProcessor(const CpuModel& model, std::shared_ptr<CodeRegistry> registry = nullptr);
+  explicit SoftwareProcessor(const CpuModel& model,
+                             std::shared_ptr<CodeRegistry> registry = nullptr);
   ~SoftwareProcessor() override;
 
   Exit Run(std::uint64_t instructions) override;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <thread>
+#include <variant>
 #include <vector>
 
 import pagesaw.core.access;
@@ -55,6 +56,27 @@ TEST_F(SoftwareProcessorTest, RequestExitEndsAnEndlessLoop) {
   });
   EXPECT_EQ(machine_.processor().Run(~std::uint64_t{0}).reason, ExitReason::kRequested);
   asker.join();
+}
+
+TEST_F(SoftwareProcessorTest, SingleStepTrapFollowsALoadOfCr3ThatLeaves) {
+  CpuState state = TestProcessor::LongModeState();
+  state.rflags |= kFlagTf;
+  machine_.processor().SetState(state);
+  const Exit exit = machine_.RunCode(Bytes{0x0f, 0x22, 0xd8});  // mov cr3, rax
+  EXPECT_EQ(exit.reason, ExitReason::kPagingChanged);
+  EXPECT_TRUE(machine_.processor().HasQueuedEvent());
+}
+
+TEST_F(SoftwareProcessorTest, SingleStepTrapFollowsASysretThatSetsTf) {
+  TestProcessor machine(std::get<CpuModel>(MakeModel({})));
+  CpuState state = TestProcessor::LongModeState();
+  state.gpr[kRcx] = TestProcessor::kCode + 3;
+  state.gpr[kR11] = kFlagTf | kFlagFixed;
+  state.idtr.limit = 0;
+  machine.processor().SetState(state);
+  const Exit exit = machine.RunCode(Bytes{0x48, 0x0f, 0x07, 0xff, 0xc0});  // sysretq; inc eax
+  EXPECT_EQ(exit.reason, ExitReason::kShutdown);  // no IDT to deliver #DB by
+  EXPECT_EQ(machine.processor().GetState().gpr[kRax], 0u);
 }
 
 TEST_F(SoftwareProcessorTest, TableFaultStartsTheInstructionAgain) {

@@ -46,6 +46,7 @@ TestCore::TestCore(Mode mode)
                  .root = Hpa(reinterpret_cast<std::uint64_t>(table)),
                  .level = Level::kPml4,
                  .second_stage = false};
+  core.UpdatePaging();
   core.gpr[kRsp] = kStackTop;
   core.rip = kRip;
   SetDescriptor(kCode64, 0x00af'9b00'0000'ffff);
@@ -118,14 +119,13 @@ void TestCore::SetGate(unsigned vector, std::uint16_t selector, std::uint64_t of
 }
 
 void TestCore::Unmap(std::uint64_t linear) {
-  tables_.get()[3 * 512 + (linear >> 12)] = 0;
+  Spte(linear) = 0;
   core_->FlushTranslations();
 }
 
 void TestCore::Map(std::uint64_t linear) {
   linear &= ~std::uint64_t{0xfff};
-  tables_.get()[3 * 512 + (linear >> 12)] =
-      reinterpret_cast<std::uint64_t>(memory_.get() + linear) | 0x67;
+  Spte(linear) = reinterpret_cast<std::uint64_t>(memory_.get() + linear) | 0x67;
 }
 
 bool TestCore::Run(bool (*instruction)(Core&, const Op&), const Op& op) {

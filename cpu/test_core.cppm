@@ -51,6 +51,8 @@ class TestCore : private CodeWatcher {
   void SetGate(unsigned vector, std::uint16_t selector, std::uint64_t offset, unsigned type,
                unsigned dpl, unsigned ist = 0);
 
+  // The SPTE of the page at `linear`.
+  std::uint64_t& Spte(std::uint64_t linear) { return tables_.get()[3 * 512 + (linear >> 12)]; }
   // Takes the page at `linear` away, and gives it back.
   void Unmap(std::uint64_t linear);
   void Map(std::uint64_t linear);

@@ -3,7 +3,9 @@
 module;
 #include <array>
 #include <bitset>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 export module pagesaw.cpu.tlb;
 
 import pagesaw.core.address;
@@ -33,6 +35,26 @@ struct TlbBank {
   inline TlbEntry& At(std::uint64_t linear) { return entries[(linear >> 12) & (kTlbEntries - 1)]; }
 };
 
+// A few pages, each with the protection key that its cached rights rest on. Told of too many it
+// knows that it lost some.
+class KeyedPages {
+ public:
+  struct Page {
+    std::uint64_t linear = 0;
+    unsigned key = 0;
+  };
+
+  void Add(std::uint64_t linear, unsigned key);
+  inline void Clear() { count_ = 0, lost_some_ = false; }
+  inline bool lost_some() const { return lost_some_; }
+  inline std::span<const Page> pages() const { return {pages_.data(), count_}; }
+
+ private:
+  std::array<Page, 8> pages_;
+  std::size_t count_ = 0;
+  bool lost_some_ = false;
+};
+
 // Which bank an access uses: rights differ by privilege and, under SMAP, by EFLAGS.AC.
 enum class BankName : std::uint8_t {
   kSupervisor,            // explicit supervisor accesses with AC = 0, and implicit ones
@@ -52,10 +74,18 @@ class Tlb {
     if (level > Level::kPd) pieces_1g_.set(RegionOf(linear, k1gShift));
   }
 
+  // Notes that cached rights to data of the page of `linear` rest on protection key `key`.
+  void NoteKey(std::uint64_t linear, unsigned key);
+  // Notes that something outside remembers what the code at `linear` is.
+  inline void NoteCode(std::uint64_t linear) { code_.set((linear >> 12) & (kTlbEntries - 1)); }
+
   // Forgets everything.
   void Flush();
-  // Forgets the page that holds `linear`, of whatever size, with all its pieces.
-  void FlushPage(std::uint64_t linear);
+  // Forgets the page that holds `linear`, of whatever size, with all its pieces. True if code was
+  // noted there, or may have been.
+  [[nodiscard]] bool FlushPage(std::uint64_t linear);
+  // Forgets the rights to data that rest on protection key k, for each bit k of `keys`.
+  void FlushKeys(unsigned keys);
   // Forgets every right to write to the host page that holds `host`: the next store there walks.
   void FlushWritesTo(std::uint64_t host);
   // The same for every page.
@@ -70,11 +100,15 @@ class Tlb {
   static constexpr unsigned RegionOf(std::uint64_t linear, unsigned shift) {
     return static_cast<unsigned>((linear >> shift) * 0x9e37'79b9'7f4a'7c15 >> 56);
   }
-  void FlushRegion(std::uint64_t linear, unsigned shift);
+  bool FlushRegion(std::uint64_t linear, unsigned shift);
+  bool HoldsCode(std::uint64_t linear, unsigned shift) const;
 
   std::array<TlbBank, 4> banks_;
   // Regions, by a hash, of which some entry may be a piece of a large page.
   std::bitset<kRegions> pieces_2m_, pieces_1g_;
+  KeyedPages keyed_;        // by other keys than 0, which most pages have
+  unsigned keys_used_ = 0;  // bit k: key k has been noted
+  std::bitset<kTlbEntries> code_;
 };
 
 }  // namespace pagesaw::cpu

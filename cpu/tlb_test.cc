@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -37,7 +38,7 @@ TEST_F(TlbTest, FlushForgetsEveryBank) {
 TEST_F(TlbTest, FlushPageForgetsThatPageInEveryBankAlone) {
   const TlbEntry& gone = Enter(BankName::kUser, kLinear, Level::kPt);
   const TlbEntry& kept = Enter(BankName::kSupervisor, kLinear + 0x1000, Level::kPt);
-  tlb_->FlushPage(kLinear + 0xfff);
+  EXPECT_FALSE(tlb_->FlushPage(kLinear + 0xfff));
   EXPECT_EQ(gone.read_tag, kNoTag);
   EXPECT_EQ(kept.read_tag, kLinear + 0x1000);
 }
@@ -56,7 +57,7 @@ TEST_P(TlbPieces, GoWithTheirPage) {
   constexpr std::uint64_t kStart = 0x7fc0'0000'0000;
   const TlbEntry& entry = Enter(BankName::kSupervisor, kStart + row.distance, row.level);
   tlb_->NoteFill(tlb_->bank(BankName::kSupervisor), kStart, row.level);
-  tlb_->FlushPage(kStart);
+  EXPECT_FALSE(tlb_->FlushPage(kStart));
   EXPECT_EQ(entry.read_tag == kNoTag, !row.kept);
 }
 
@@ -68,6 +69,41 @@ INSTANTIATE_TEST_SUITE_P(
                     PieceCase{"SameHugePage", Level::kPdpt, 0x3fff'f000, false},
                     PieceCase{"NextHugePage", Level::kPdpt, 0x4000'1000, true}),
     [](const auto& info) { return std::string(info.param.name); });
+
+TEST_F(TlbTest, FlushPageTellsWhetherCodeWasThere) {
+  Enter(BankName::kUser, kLinear, Level::kPd);
+  tlb_->NoteCode(kLinear + 0x7000);
+  EXPECT_FALSE(tlb_->FlushPage(kLinear + 0x20'0000));
+  EXPECT_TRUE(tlb_->FlushPage(kLinear));
+}
+
+TEST_F(TlbTest, FlushKeysForgetsDataOfThoseKeysAlone) {
+  const TlbEntry& gone = Enter(BankName::kUser, kLinear, Level::kPt);
+  const TlbEntry& other = Enter(BankName::kUser, kLinear + 0x1000, Level::kPt);
+  const TlbEntry& plain = Enter(BankName::kSupervisor, kLinear + 0x2000, Level::kPt);
+  tlb_->NoteKey(kLinear, 2);
+  tlb_->NoteKey(kLinear + 0x1000, 3);
+  tlb_->NoteKey(kLinear + 0x2000, 0);
+  tlb_->FlushKeys(1u << 2);
+  EXPECT_EQ(gone.read_tag, kNoTag);
+  EXPECT_EQ(gone.write_tag, kNoTag);
+  EXPECT_EQ(gone.fetch_tag, kLinear);
+  EXPECT_EQ(other.write_tag, kLinear + 0x1000);
+  EXPECT_EQ(plain.write_tag, kLinear + 0x2000);
+}
+
+TEST_F(TlbTest, FlushKeysForgetsAllDataForKeyZeroOrTooManyPages) {
+  const TlbEntry& entry = Enter(BankName::kUser, kLinear, Level::kPt);
+  tlb_->NoteKey(kLinear, 0);
+  tlb_->FlushKeys(1);
+  EXPECT_EQ(entry.read_tag, kNoTag);
+  for (std::uint64_t i = 0; i < 9; ++i) {
+    Enter(BankName::kUser, kLinear + i * 0x1000, Level::kPt);
+    tlb_->NoteKey(kLinear + i * 0x1000, 1);
+  }
+  tlb_->FlushKeys(1u << 1);
+  EXPECT_EQ(tlb_->bank(BankName::kUser).At(kLinear + 0x8000).read_tag, kNoTag);
+}
 
 TEST_F(TlbTest, FlushWritesToAHostPageLeavesReads) {
   const TlbEntry& entry = Enter(BankName::kUser, kLinear, Level::kPt);

@@ -188,10 +188,7 @@ class Walk {
   }
 
   inline bool KeyRefuses(std::uint64_t leaf, Rights rights) const {
-    const unsigned shift = request_.access.code_bits() | (rights.user() ? 8u : 0);
-    const std::uint32_t matters = format_.protection_key_mask >> shift & 3;
-    const unsigned key = static_cast<unsigned>(leaf >> 59 & 15);
-    return ((rights.user() ? request_.pkru : request_.pkrs) >> (2 * key) & matters) != 0;
+    return format_.ProtectionKeyFault(leaf, rights, request_.access, request_.pkru, request_.pkrs);
   }
 
   inline OutputAddress LeafAddress(std::uint64_t leaf, Level level) const {
