@@ -18,6 +18,14 @@ std::string LoaderError() {
   return error == nullptr ? "unknown error" : error;
 }
 
+using EntryPoint = const PluginEntry* (*)();
+
+// UBSan compares what it knows of the function's type, which another binary's compiler noted:
+// without it.
+[[clang::no_sanitize("function")]] const PluginEntry* Call(EntryPoint entry_point) {
+  return entry_point();
+}
+
 }  // namespace
 
 absl::Status PluginSet::Add(std::unique_ptr<Plugin> plugin) {
@@ -44,14 +52,13 @@ absl::Status PluginSet::Load(const std::string& path) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": not a shared object that can be loaded: ", LoaderError()));
   }
-  using EntryPoint = const PluginEntry* (*)();
   const auto entry_point = reinterpret_cast<EntryPoint>(dlsym(handle, kPluginEntrySymbol));
   if (entry_point == nullptr) {
     dlclose(handle);
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": not a plugin: it has no symbol '", kPluginEntrySymbol, "'"));
   }
-  const PluginEntry* entry = entry_point();
+  const PluginEntry* entry = Call(entry_point);
   if (entry == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": not a plugin: '", kPluginEntrySymbol, "' returned nothing"));
