@@ -103,8 +103,7 @@ absl::StatusOr<int> Mmus(const ParsedCommand& parsed) {
   const auto mmus = (*client)->Call(mmus_request);
   if (!mmus.ok()) return mmus.status();
   if (*json) {
-    PrintJson(*walkers);
-    PrintJson(*mmus);
+    PrintJson({&*walkers, &*mmus});
   } else {
     PrintMmus(*walkers, *mmus);
   }

@@ -5,10 +5,12 @@ module;
 #include <absl/strings/cord.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_join.h>
+#include <google/protobuf/struct.pb.h>
 #include <google/protobuf/util/json_util.h>
 
 #include <cstdint>
 #include <cstdio>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -95,13 +97,26 @@ absl::StatusOr<std::unique_ptr<Client>> Connect(const ParsedCommand& parsed) {
 
 void Print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
-void PrintJson(const google::protobuf::Message& message) {
+std::string JsonText(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.add_whitespace = true;
   options.always_print_primitive_fields = true;
   options.preserve_proto_field_names = true;
   std::string json;
-  if (google::protobuf::util::MessageToJsonString(message, &json, options).ok()) Print(json);
+  if (!google::protobuf::util::MessageToJsonString(message, &json, options).ok()) json.clear();
+  return json;
+}
+
+void PrintJson(const google::protobuf::Message& message) { Print(JsonText(message)); }
+
+void PrintJson(std::initializer_list<const google::protobuf::Message*> messages) {
+  google::protobuf::Struct all;
+  for (const google::protobuf::Message* message : messages) {
+    google::protobuf::Struct one;
+    if (!google::protobuf::util::JsonStringToMessage(JsonText(*message), &one).ok()) continue;
+    all.mutable_fields()->insert(one.fields().begin(), one.fields().end());
+  }
+  PrintJson(all);
 }
 
 std::string HexText(std::uint64_t value) { return absl::StrCat("0x", absl::Hex(value)); }

@@ -5,6 +5,7 @@ module;
 
 #include <cstdint>
 #include <memory>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 
@@ -48,6 +49,8 @@ absl::StatusOr<std::unique_ptr<Client>> Connect(const ParsedCommand& parsed);
 // stdout.
 void Print(std::string_view text);
 void PrintJson(const google::protobuf::Message& message);
+// As one document with the fields of all, whose names differ.
+void PrintJson(std::initializer_list<const google::protobuf::Message*> messages);
 
 // Texts.
 std::string HexText(std::uint64_t value);

@@ -178,6 +178,22 @@ TEST_F(DaemonTest, HelpHasAnExample) {
   EXPECT_NE(help.output.find("example:\n  pagesawd "), std::string::npos);
 }
 
+TEST_F(DaemonTest, PrintsOneJsonDocument) {
+  Daemon daemon(listen(), {});
+  ASSERT_EQ(RunToEnd(kCli + std::string(" vm create a") + socket()).exit_status, 0);
+  for (const char* command :
+       {" vm list", " vm get a", " vm registers a", " vm read-memory a 0", " walk a 0", " spte a 0",
+        " mmu list a", " root list a", " page list a", " stats a", " format list"}) {
+    const Ended ended = RunToEnd(kCli + std::string(command) + " --output=json" + socket());
+    EXPECT_EQ(ended.exit_status, 0) << ended.output;
+    EXPECT_TRUE(ended.output.starts_with("{")) << command << "\n" << ended.output;
+    EXPECT_EQ(ended.output.find("\n}\n{"), std::string::npos) << command << "\n" << ended.output;
+  }
+  const Ended mmus = RunToEnd(kCli + std::string(" mmu list a --output=json") + socket());
+  EXPECT_NE(mmus.output.find("\"walkers\""), std::string::npos) << mmus.output;
+  EXPECT_NE(mmus.output.find("\"shadow_mmus\""), std::string::npos) << mmus.output;
+}
+
 TEST_F(DaemonTest, UnknownVmIsOneClearError) {
   Daemon daemon(listen(), {});
   for (const char* command : {" vm get none", " walk none 0x1000", " stats none"}) {
