@@ -253,6 +253,8 @@ std::string ComparableEnd(const RandomCode& code, const Outcome& outcome) {
 bool MayNotFault(const RandomCode& code, const Outcome& here, const Outcome& software) {
   const bool sparse = code.name.starts_with("maskmov") || code.name == "vmaskmovdqu" ||
                       code.name.starts_with("xsave");
+  // What the steps of a dot product raise, the software processor does not compute.
+  if (code.name.find("dpp") != std::string::npos && here.end.starts_with("vector 19")) return true;
   return sparse && here.end.starts_with("vector 14") && software.end == "fell through";
 }
 
