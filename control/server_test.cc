@@ -60,6 +60,7 @@ class HaltingProcessor final : public Processor {
   void LendPage(Gva, Hpa) override {}
   void FlushTlb() override {}
   void FlushContents() override {}
+  void SetTscOffset(std::uint64_t) override {}
   void RequestExit() override {}
   PagingState paging_snapshot() const override {
     PagingState paging;

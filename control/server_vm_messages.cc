@@ -80,6 +80,8 @@ v1::VmExit::Reason ReasonOf(StopReason reason) {
       return v1::VmExit::SHUTDOWN;
     case StopReason::kReset:
       return v1::VmExit::RESET;
+    case StopReason::kPowerOff:
+      return v1::VmExit::POWER_OFF;
     case StopReason::kTimeLimit:
       return v1::VmExit::TIME_LIMIT;
     case StopReason::kError:

@@ -123,6 +123,9 @@ class Processor {
   // Forgets what it made from the contents of memory (decoded code), which somebody else changed.
   virtual void FlushContents() = 0;
 
+  // What the guest's time-stamp counter is ahead of the host's monotonic clock, in nanoseconds.
+  virtual void SetTscOffset(std::uint64_t offset) = 0;
+
   // Makes Run return soon. Any thread.
   virtual void RequestExit() = 0;
   // The paging state as of some recent instruction boundary, never torn. Any thread.

@@ -44,6 +44,8 @@ enum Msr : std::uint32_t {
   kMsrTsc = 0x10,
   kMsrPlatformId = 0x17,
   kMsrApicBase = 0x1b,
+  kMsrTscAdjust = 0x3b,
+  kMsrTscDeadline = 0x6e0,
   kMsrMicrocode = 0x8b,
   kMsrSysenterCs = 0x174,
   kMsrSysenterEsp = 0x175,

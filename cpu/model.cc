@@ -77,7 +77,7 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kRdrand, "rdrand", 1, 0, kEcx, 30, Support::kOn},
     {Feature::kHypervisor, "hypervisor", 1, 0, kEcx, 31, Support::kOn},
     {Feature::kFsgsbase, "fsgsbase", 7, 0, kEbx, 0, Support::kOn},
-    {Feature::kTscAdjust, "tsc_adjust", 7, 0, kEbx, 1, Support::kNone},
+    {Feature::kTscAdjust, "tsc_adjust", 7, 0, kEbx, 1, Support::kOn},
     {Feature::kBmi1, "bmi1", 7, 0, kEbx, 3, Support::kOn},
     {Feature::kAvx2, "avx2", 7, 0, kEbx, 5, Support::kHost},
     {Feature::kSmep, "smep", 7, 0, kEbx, 7, Support::kOn},

@@ -19,6 +19,7 @@ std::uint64_t ClockNow() {
                                         .count());
 }
 
+constexpr std::uint64_t kApicBaseX2apic = 1u << 10;
 constexpr std::uint64_t kMiscEnableFixed = 1;  // fast strings
 
 bool IsAmdPerformanceCounter(const Core& core, std::uint32_t index) {
@@ -34,6 +35,10 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
   switch (index) {
     case kMsrTsc:
       return gated(model.Has(Feature::kTsc), ReadTsc(core));
+    case kMsrTscAdjust:
+      return model.Has(Feature::kTscAdjust) ? Result::kNotOurs : Result::kRefused;
+    case kMsrTscDeadline:
+      return model.Has(Feature::kTscDeadline) ? Result::kNotOurs : Result::kRefused;
     case kMsrMicrocode:
       return gated(true, 0);
     case kMsrPlatformId:
@@ -116,9 +121,15 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
   };
   switch (index) {
     case kMsrTsc:
-      if (!model.Has(Feature::kTsc)) return Result::kRefused;
-      core.tsc_offset = value - ClockNow();
-      return Result::kDone;
+      // The machine sets the offset: its timers follow the counter.
+      return model.Has(Feature::kTsc) ? Result::kNotOurs : Result::kRefused;
+    case kMsrTscAdjust:
+      return model.Has(Feature::kTscAdjust) ? Result::kNotOurs : Result::kRefused;
+    case kMsrTscDeadline:
+      return model.Has(Feature::kTscDeadline) ? Result::kNotOurs : Result::kRefused;
+    case kMsrApicBase:
+      return (value & kApicBaseX2apic) != 0 && !model.Has(Feature::kX2apic) ? Result::kRefused
+                                                                            : Result::kNotOurs;
     case kMsrMicrocode:
       return ignore(true);
     case kMsrSysenterCs:

@@ -335,6 +335,8 @@ void SoftwareProcessor::FlushContents() {
   core_->FlushTranslations();
 }
 
+void SoftwareProcessor::SetTscOffset(std::uint64_t offset) { core_->tsc_offset = offset; }
+
 void SoftwareProcessor::RequestExit() {
   exit_requested_.store(true);
   core_->attention.store(true);

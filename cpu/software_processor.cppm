@@ -38,6 +38,7 @@ class SoftwareProcessor final : public Processor {
   void SetTables(const TranslationTables& tables) override;
   void FlushTlb() override;
   void FlushContents() override;
+  void SetTscOffset(std::uint64_t offset) override;
   void RequestExit() override;
   PagingState paging_snapshot() const override;
   // What siblings of this processor are to share with it.

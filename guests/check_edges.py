@@ -21,16 +21,17 @@ def expectation(source):
     text = source.read_text()
     expect = re.search(r"^// expect: (.+)$", text, re.M).group(1)
     console = "".join(line + "\n" for line in re.findall(r"^// console: (.+)$", text, re.M))
-    return expect, console
+    cpus = re.search(r"^// cpus: (\d+)$", text, re.M)
+    return expect, console, cpus.group(1) if cpus else "1"
 
 
-def command(machine, vendor, image):
+def command(machine, vendor, image, cpus):
     if machine == "qemu":
         return ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
-                "-cpu", "max", "-m", "128", "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
+                "-cpu", "max", "-smp", cpus, "-m", "128", "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
                 "-kernel", str(image)]
     return [str(ROOT / "bazel-bin/control/pagesawctl"), "run", str(image), "--vendor=" + vendor,
-            "--memory=128M", f"--time_limit={SECONDS}s"]
+            "--cpus=" + cpus, "--memory=128M", f"--time_limit={SECONDS}s"]
 
 
 def run(arguments):
@@ -70,9 +71,9 @@ def main():
     names = options.names or sorted(p.stem for p in (ROOT / "guests/edge").glob("*.S"))
     wrong = 0
     for name in names:
-        expect, console = expectation(ROOT / "guests/edge" / f"{name}.S")
+        expect, console, cpus = expectation(ROOT / "guests/edge" / f"{name}.S")
         image = ROOT / "bazel-bin/guests/edge" / f"{name}.elf"
-        outcome, output, words = run(command(options.machine, options.vendor, image))
+        outcome, output, words = run(command(options.machine, options.vendor, image, cpus))
         problem = judge(options.machine, expect, console, outcome, output, words)
         wrong += problem is not None
         print(f"{name:16} expect {expect:10} {'ok (' + outcome + ')' if problem is None else 'WRONG: ' + problem}",

@@ -40,6 +40,13 @@ class ApicReceiver {
   virtual void Accept(const ApicMessage& message) = 0;
 };
 
+// Who wants to know when a level-triggered interrupt has been handled. Any thread.
+class EoiListener {
+ public:
+  virtual ~EoiListener() = default;
+  virtual void EndOfInterrupt(std::uint8_t vector) = 0;
+};
+
 // Receivers are attached before the first message; they outlive the bus's last one.
 class ApicBus {
  public:
@@ -49,8 +56,16 @@ class ApicBus {
   // an APIC.
   void Send(const ApicMessage& message, const ApicReceiver* sender) const;
 
+  // The one listener, or none; outlives the last message.
+  void Listen(EoiListener& listener) { listener_ = &listener; }
+  // A local APIC ended a level-triggered interrupt. The caller holds no lock of an APIC.
+  void BroadcastEoi(std::uint8_t vector) const {
+    if (listener_ != nullptr) listener_->EndOfInterrupt(vector);
+  }
+
  private:
   std::vector<ApicReceiver*> receivers_;
+  EoiListener* listener_ = nullptr;
 };
 
 }  // namespace pagesaw

@@ -62,16 +62,21 @@ void ApicTimer::SetTscDeadline(std::uint64_t tsc) {
     deadline_ns_ = kNever;
     return;
   }
-  const std::uint64_t now = clock_.Tsc();
+  const std::uint64_t now = Tsc();
   const std::uint64_t left_ns = tsc > now ? clock_.TscTicksToNs(tsc - now) : 0;
   deadline_ns_ = DeadlineAfter(clock_.NowNs(), left_ns);
+}
+
+void ApicTimer::SetTscOffset(std::uint64_t offset) {
+  tsc_offset_ = offset;
+  if (deadline_ns_ != kNever) SetTscDeadline(tsc_deadline_);
 }
 
 bool ApicTimer::TakeExpired() {
   const std::uint64_t now = clock_.NowNs();
   if (now < deadline_ns_ || deadline_ns_ == kNever) return false;
   if (mode_ == Mode::kTscDeadline) {
-    if (clock_.Tsc() < tsc_deadline_) {  // the two clocks do not quite agree
+    if (Tsc() < tsc_deadline_) {  // the two clocks do not quite agree
       SetTscDeadline(tsc_deadline_);
       return false;
     }

@@ -34,6 +34,11 @@ class ApicTimer {
   void SetTscDeadline(std::uint64_t tsc);
   std::uint64_t tsc_deadline() const { return tsc_deadline_; }
 
+  // The guest's time-stamp counter, by which deadlines are judged: `offset` ahead of the clock's.
+  void SetTscOffset(std::uint64_t offset);
+  std::uint64_t tsc_offset() const { return tsc_offset_; }
+  std::uint64_t Tsc() const { return clock_.Tsc() + tsc_offset_; }
+
   // When TakeExpired is wanted next, or kNever.
   std::uint64_t deadline_ns() const { return deadline_ns_; }
   // Whether the timer expired since it was asked last; several expiries are one.
@@ -49,6 +54,7 @@ class ApicTimer {
   std::uint32_t initial_ = 0;
   std::uint64_t start_ns_ = 0;
   std::uint64_t tsc_deadline_ = 0;
+  std::uint64_t tsc_offset_ = 0;
   std::uint64_t deadline_ns_ = kNever;
 };
 

@@ -4,6 +4,7 @@ module;
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <utility>
 module pagesaw.machine.board;
 
 namespace pagesaw {
@@ -15,22 +16,30 @@ constexpr unsigned kUartIrq = 4;
 }  // namespace
 
 Board::Board(const BoardOptions& options, const Clock& clock, Console& console,
-             SystemControl& system, std::function<void(unsigned)> wake)
+             SystemControl& system, const std::function<void(unsigned)>& wake,
+             std::function<void(Gfn)> forget)
     : pic_([wake](bool level) {
         if (level) wake(0);
       }),
-      pit_(clock, pic_),
-      uart_(kUartPort, kUartIrq, pic_, console),
+      io_apic_(apic_bus_),
+      lines_(pic_, io_apic_),
+      pit_(clock, lines_),
+      hpet_(clock, lines_),
+      uart_(kUartPort, kUartIrq, lines_, console),
       debug_exit_(system),
       debug_console_(console),
       keyboard_(system),
       fw_cfg_(options.memory_bytes, options.cpu_count),
-      rtc_(clock, options.memory_bytes) {
+      rtc_(clock, options.memory_bytes),
+      power_(clock, system),
+      test_device_(lines_, std::move(forget)) {
   const std::initializer_list<Device*> devices = {
-      &pic_, &pit_, &uart_, &debug_exit_, &debug_console_, &keyboard_, &fw_cfg_, &rtc_};
+      &pic_,      &io_apic_, &pit_, &hpet_,  &uart_, &debug_exit_, &debug_console_,
+      &keyboard_, &fw_cfg_,  &rtc_, &power_, &pci_,  &test_device_};
   for (Device* device : devices) {
     if (!bus_.Attach(*device).ok()) std::abort();  // two of our own devices at one address
   }
+  apic_bus_.Listen(io_apic_);
   for (unsigned i = 0; i < options.cpu_count; ++i) {
     apics_.push_back(std::make_unique<LocalApic>(
         LocalApicOptions{.id = i, .bootstrap = i == 0, .physical_bits = options.physical_bits},

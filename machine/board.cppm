@@ -7,15 +7,22 @@ module;
 #include <vector>
 export module pagesaw.machine.board;
 
+import pagesaw.core.address;
 import pagesaw.machine.apic_bus;
 import pagesaw.machine.bus;
 import pagesaw.machine.clock;
 import pagesaw.machine.console;
 import pagesaw.machine.device;
+import pagesaw.machine.hpet;
+import pagesaw.machine.interrupt_router;
+import pagesaw.machine.io_apic;
 import pagesaw.machine.local_apic;
+import pagesaw.machine.pci_host;
 import pagesaw.machine.pic;
 import pagesaw.machine.pit;
+import pagesaw.machine.power_management;
 import pagesaw.machine.small_devices;
+import pagesaw.machine.test_device;
 import pagesaw.machine.uart;
 
 export namespace pagesaw {
@@ -28,9 +35,10 @@ struct BoardOptions {
 
 class Board {
  public:
-  // `wake(i)` makes vCPU i look for interrupts. All that is given outlives the board.
+  // `wake(i)` makes vCPU i look for interrupts; `forget(gfn)` drops what was built to map a frame.
+  // All that is given outlives the board.
   Board(const BoardOptions& options, const Clock& clock, Console& console, SystemControl& system,
-        std::function<void(unsigned)> wake);
+        const std::function<void(unsigned)>& wake, std::function<void(Gfn)> forget);
 
   const Bus& bus() const { return bus_; }
   Pic& pic() { return pic_; }
@@ -38,16 +46,22 @@ class Board {
   LocalApic& apic(unsigned cpu) { return *apics_[cpu]; }
 
  private:
+  ApicBus apic_bus_;
   Pic pic_;
+  IoApic io_apic_;
+  InterruptRouter lines_;
   Pit pit_;
+  Hpet hpet_;
   Uart uart_;
   DebugExit debug_exit_;
   DebugConsole debug_console_;
   KeyboardController keyboard_;
   FwCfg fw_cfg_;
   RealTimeClock rtc_;
+  PowerManagement power_;
+  PciHost pci_;
+  TestDevice test_device_;
   Bus bus_;
-  ApicBus apic_bus_;
   std::vector<std::unique_ptr<LocalApic>> apics_;
 };
 

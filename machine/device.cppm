@@ -44,7 +44,7 @@ class Device {
 class InterruptSink {
  public:
   virtual ~InterruptSink() = default;
-  // Input `irq` (0 to 15, as on the two PICs) is now at `level`.
+  // Input `irq` is now at `level`: 0 to 15 as on the two PICs, above as on the I/O APIC.
   virtual void SetIrq(unsigned irq, bool level) = 0;
 };
 
@@ -54,6 +54,7 @@ class SystemControl {
   virtual ~SystemControl() = default;
   virtual void DebugExit(std::uint32_t value) = 0;
   virtual void Reset() = 0;
+  virtual void PowerOff() = 0;
 };
 
 // The bits of a value of `bytes` bytes.

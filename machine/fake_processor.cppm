@@ -50,6 +50,7 @@ class FakeProcessor final : public Processor {
   }
   void FlushTlb() override { ++flushes; }
   void FlushContents() override { ++flushes; }
+  void SetTscOffset(std::uint64_t offset) override { tsc_offset = offset; }
   void RequestExit() override { exit_requested = true; }
   PagingState paging_snapshot() const override {
     return {.cr0 = state.cr0, .cr3 = state.cr3, .cr4 = state.cr4, .efer = state.efer};
@@ -65,6 +66,7 @@ class FakeProcessor final : public Processor {
   bool window_wanted = false;
   TranslationTables tables;
   unsigned tables_set = 0;
+  std::uint64_t tsc_offset = 0;
   std::atomic<unsigned> runs{0};
   std::atomic<unsigned> flushes{0};
   std::atomic<bool> exit_requested{false};

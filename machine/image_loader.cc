@@ -10,6 +10,7 @@ module pagesaw.machine.image_loader;
 import pagesaw.machine.elf;
 import pagesaw.machine.host_file;
 import pagesaw.machine.multiboot;
+import pagesaw.machine.multiboot2;
 import pagesaw.machine.pvh;
 
 namespace pagesaw {
@@ -23,6 +24,7 @@ std::string BaseName(const std::string& path) {
 absl::StatusOr<CpuState> LoadElf(const BootRequest& request) {
   const absl::StatusOr<ElfImage> elf = ParseElf(request.image);
   if (!elf.ok()) return elf.status();
+  if (HasMultiboot2Header(request.image)) return LoadMultiboot2(request, *elf);
   if (elf->is_64) return LoadElf64(request, *elf);
   if (!HasMultibootHeader(request.image)) {
     return absl::InvalidArgumentError(

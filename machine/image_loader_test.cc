@@ -117,6 +117,37 @@ class ImageLoader : public testing::Test {
   SlotTable slots_;
 };
 
+// The same with a multiboot 2 header of one tag, `tag` with flags.
+Bytes Multiboot2Elf(std::uint32_t tag) {
+  Bytes b = MultibootElf();
+  Put(b, 0x1000, 0, 8);
+  constexpr std::uint32_t kMagic = 0xe852'50d6, kLength = 16 + 16 + 8;
+  const std::uint64_t at = 0x800;
+  Put(b, at, kMagic, 4);
+  Put(b, at + 4, 0, 4);
+  Put(b, at + 8, kLength, 4);
+  Put(b, at + 12, static_cast<std::uint32_t>(0 - kMagic - kLength), 4);
+  Put(b, at + 16, tag, 4);
+  Put(b, at + 20, 12, 4);
+  Put(b, at + 24, 0x10'000c, 4);
+  Put(b, at + 32, 0, 4);
+  Put(b, at + 36, 8, 4);
+  return b;
+}
+
+TEST_F(ImageLoader, BootsMultiboot2) {
+  const auto state = Load(Multiboot2Elf(3), {}, "a=1 b");  // the entry address
+  ASSERT_TRUE(state.ok()) << state.status();
+  EXPECT_EQ(state->rip, 0x10'000cu);
+  EXPECT_EQ(state->gpr[kRax], 0x36d7'6289u);
+  EXPECT_NE(state->gpr[kRbx], 0u);
+}
+
+TEST_F(ImageLoader, RefusesUnknownMultiboot2TagsUnlessOptional) {
+  EXPECT_FALSE(Load(Multiboot2Elf(99), {}, "").ok());
+  EXPECT_TRUE(Load(Multiboot2Elf(99 | 1u << 16), {}, "").ok());
+}
+
 TEST_F(ImageLoader, BootsMultiboot) {
   std::memset(ram_->host() + 0x10'0000, 0xcc, 0x3000);
   const auto state = Load(MultibootElf(), {}, "a=1 b");

@@ -157,12 +157,12 @@ std::uint32_t LocalApic::ReadMmio(std::uint32_t offset) {
 }
 
 void LocalApic::WriteMmio(std::uint32_t offset, std::uint32_t value) {
-  std::optional<ApicMessage> message;
+  Outgoing outgoing;
   {
     const std::lock_guard lock(mutex_);
-    message = WriteLocked(offset & 0xff0, value);
+    outgoing = WriteLocked(offset & 0xff0, value);
   }
-  if (message.has_value()) bus_.Send(*message, this);
+  Send(outgoing);
 }
 
 std::optional<std::uint64_t> LocalApic::ReadMsr(std::uint32_t index) {
@@ -175,17 +175,22 @@ std::optional<std::uint64_t> LocalApic::ReadMsr(std::uint32_t index) {
 }
 
 bool LocalApic::WriteMsr(std::uint32_t index, std::uint64_t value) {
-  std::optional<ApicMessage> message;
+  Outgoing outgoing;
   {
     const std::lock_guard lock(mutex_);
     const std::uint32_t offset = (index - kX2apicFirstMsr) << 4;
     if (!x2apic() || (X2apicRights(offset) & kWrite) == 0) return false;
     if ((value & ~X2apicWritable(offset)) != 0) return false;
     if (offset == kIcrLow) icr_high_ = static_cast<std::uint32_t>(value >> 32);
-    message = WriteLocked(offset, static_cast<std::uint32_t>(value));
+    outgoing = WriteLocked(offset, static_cast<std::uint32_t>(value));
   }
-  if (message.has_value()) bus_.Send(*message, this);
+  Send(outgoing);
   return true;
+}
+
+void LocalApic::Send(const Outgoing& outgoing) {
+  if (outgoing.message.has_value()) bus_.Send(*outgoing.message, this);
+  if (outgoing.end_of_interrupt.has_value()) bus_.BroadcastEoi(*outgoing.end_of_interrupt);
 }
 
 std::uint32_t LocalApic::LdrLocked() const { return x2apic() ? X2apicLdr(options_.id) : ldr_; }
@@ -232,10 +237,10 @@ std::uint32_t LocalApic::ReadLocked(std::uint32_t offset) {
   }
 }
 
-std::optional<ApicMessage> LocalApic::WriteLocked(std::uint32_t offset, std::uint32_t value) {
+LocalApic::Outgoing LocalApic::WriteLocked(std::uint32_t offset, std::uint32_t value) {
   if (offset >= kLvtTimer && offset <= kLvtError) {
     WriteLvtLocked(static_cast<Lvt>((offset - kLvtTimer) >> 4), value);
-    return std::nullopt;
+    return {};
   }
   switch (offset) {
     case kId:
@@ -245,8 +250,7 @@ std::optional<ApicMessage> LocalApic::WriteLocked(std::uint32_t offset, std::uin
       tpr_ = static_cast<std::uint8_t>(value);
       break;
     case kEoi:
-      EndOfInterruptLocked();
-      break;
+      return {.message = std::nullopt, .end_of_interrupt = EndOfInterruptLocked()};
     case kLdr:
       ldr_ = value & 0xff00'0000;
       break;
@@ -264,7 +268,7 @@ std::optional<ApicMessage> LocalApic::WriteLocked(std::uint32_t offset, std::uin
       break;
     case kIcrLow:
       icr_low_ = value & kIcrWritable;
-      return CommandLocked();
+      return {.message = CommandLocked(), .end_of_interrupt = std::nullopt};
     case kInitialCount:
       PollTimerLocked();
       timer_.SetInitialCount(value);
@@ -275,8 +279,9 @@ std::optional<ApicMessage> LocalApic::WriteLocked(std::uint32_t offset, std::uin
       break;
     case kSelfIpi:
       if (x2apic()) {
-        return ApicMessage{.vector = static_cast<std::uint8_t>(value),
-                           .shorthand = Shorthand::kSelf};
+        return {.message = ApicMessage{.vector = static_cast<std::uint8_t>(value),
+                                       .shorthand = Shorthand::kSelf},
+                .end_of_interrupt = std::nullopt};
       }
       ReportErrorLocked(kEsrIllegalRegister);
       break;
@@ -289,7 +294,7 @@ std::optional<ApicMessage> LocalApic::WriteLocked(std::uint32_t offset, std::uin
     default:
       if (offset < kIsr || offset >= kEsr) ReportErrorLocked(kEsrIllegalRegister);
   }
-  return std::nullopt;
+  return {};
 }
 
 void LocalApic::WriteLvtLocked(Lvt lvt, std::uint32_t value) {
@@ -369,9 +374,12 @@ std::optional<std::uint8_t> LocalApic::AcknowledgeInterrupt() {
   return static_cast<std::uint8_t>(vector);
 }
 
-void LocalApic::EndOfInterruptLocked() {
-  const int vector = isr_.Highest();
-  if (vector >= 0) isr_.Clear(static_cast<std::uint8_t>(vector));
+std::optional<std::uint8_t> LocalApic::EndOfInterruptLocked() {
+  const int highest = isr_.Highest();
+  if (highest < 0) return std::nullopt;
+  const auto vector = static_cast<std::uint8_t>(highest);
+  isr_.Clear(vector);
+  return tmr_.Has(vector) ? std::optional(vector) : std::nullopt;
 }
 
 bool LocalApic::AcceptsExternal() const {
@@ -504,6 +512,26 @@ void LocalApic::Poll() {
 std::uint64_t LocalApic::tsc_deadline() const {
   const std::lock_guard lock(mutex_);
   return timer_.tsc_deadline();
+}
+
+std::uint64_t LocalApic::tsc() const {
+  const std::lock_guard lock(mutex_);
+  return timer_.Tsc();
+}
+
+std::uint64_t LocalApic::tsc_adjust() const {
+  const std::lock_guard lock(mutex_);
+  return timer_.tsc_offset();
+}
+
+void LocalApic::WriteTsc(std::uint64_t value) {
+  const std::lock_guard lock(mutex_);
+  timer_.SetTscOffset(timer_.tsc_offset() + (value - timer_.Tsc()));
+}
+
+void LocalApic::WriteTscAdjust(std::uint64_t value) {
+  const std::lock_guard lock(mutex_);
+  timer_.SetTscOffset(value);
 }
 
 void LocalApic::WriteTscDeadline(std::uint64_t value) {

@@ -52,6 +52,13 @@ class LocalApic final : public ApicReceiver {
   std::uint64_t tsc_deadline() const;
   void WriteTscDeadline(std::uint64_t value);
 
+  // The guest's time-stamp counter and IA32_TSC_ADJUST, which is what the counter is ahead of the
+  // clock's: both start as the clock's does. A deadline follows.
+  std::uint64_t tsc() const;
+  std::uint64_t tsc_adjust() const;
+  void WriteTsc(std::uint64_t value);
+  void WriteTscAdjust(std::uint64_t value);
+
   // CR8: bits 7:4 of the task priority.
   std::uint8_t cr8() const;
   void WriteCr8(std::uint8_t value);
@@ -85,12 +92,17 @@ class LocalApic final : public ApicReceiver {
   std::uint8_t PriorityLocked() const;
   std::uint32_t LdrLocked() const;
   std::uint32_t ReadLocked(std::uint32_t offset);
-  // Carries out a write; what it returns is to be sent once the lock is released.
-  std::optional<ApicMessage> WriteLocked(std::uint32_t offset, std::uint32_t value);
+  // What a write sends once the lock is released.
+  struct Outgoing {
+    std::optional<ApicMessage> message;
+    std::optional<std::uint8_t> end_of_interrupt;  // of a level-triggered vector
+  };
+  void Send(const Outgoing& outgoing);
+  Outgoing WriteLocked(std::uint32_t offset, std::uint32_t value);
   void WriteLvtLocked(Lvt lvt, std::uint32_t value);
   void WriteSpuriousLocked(std::uint32_t value);
   std::optional<ApicMessage> CommandLocked();
-  void EndOfInterruptLocked();
+  std::optional<std::uint8_t> EndOfInterruptLocked();
   void AcceptFixedLocked(std::uint8_t vector, bool level);
   void ReportErrorLocked(std::uint32_t bit);
   void PollTimerLocked();

@@ -201,6 +201,20 @@ TEST_F(LocalApicTest, TimerInterrupts) {
   EXPECT_EQ(apic_.next_deadline_ns(), kNever);
 }
 
+TEST_F(LocalApicTest, DeadlinesFollowTheCounter) {
+  apic_.WriteMmio(kLvtTimer, 0x40 | kLvtTimerTscDeadline);
+  apic_.WriteTsc(1'000);
+  EXPECT_EQ(apic_.tsc(), 1'000u);
+  EXPECT_EQ(apic_.tsc_adjust(), 1'000u - clock_.Tsc());
+  apic_.WriteTscDeadline(1'500);
+  EXPECT_EQ(apic_.next_deadline_ns(), clock_.NowNs() + 500);
+  apic_.WriteTsc(1'400);
+  EXPECT_EQ(apic_.next_deadline_ns(), clock_.NowNs() + 100);
+  apic_.WriteTscAdjust(apic_.tsc_adjust() - 400);
+  EXPECT_EQ(apic_.next_deadline_ns(), clock_.NowNs() + 500);
+  EXPECT_EQ(apic_.tsc_deadline(), 1'500u);
+}
+
 TEST_F(LocalApicTest, TscDeadlineInterrupts) {
   apic_.WriteMmio(kLvtTimer, 0x40 | kLvtTimerTscDeadline);
   apic_.WriteTscDeadline(clock_.Tsc() + 100);

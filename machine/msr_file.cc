@@ -9,7 +9,7 @@ namespace pagesaw {
 namespace {
 
 // [intel/vol4] "Architectural MSRs"
-constexpr std::uint32_t kApicBase = 0x1b, kTscDeadline = 0x6e0;
+constexpr std::uint32_t kTsc = 0x10, kApicBase = 0x1b, kTscAdjust = 0x3b, kTscDeadline = 0x6e0;
 
 bool IsX2apic(std::uint32_t index) { return index - apic::kX2apicFirstMsr < apic::kX2apicMsrCount; }
 
@@ -39,6 +39,10 @@ bool MsrFile::Read(std::uint32_t index, std::uint64_t& value) {
     value = apic_.base();
     return true;
   }
+  if (index == kTsc || index == kTscAdjust) {
+    value = index == kTsc ? apic_.tsc() : apic_.tsc_adjust();
+    return true;
+  }
   if (index == kTscDeadline && options_.tsc_deadline) {
     value = apic_.tsc_deadline();
     return true;
@@ -52,6 +56,10 @@ bool MsrFile::Write(std::uint32_t index, std::uint64_t value) {
   if (index == kApicBase) return apic_.WriteBase(value);
   if (index == kTscDeadline && options_.tsc_deadline) {
     apic_.WriteTscDeadline(value);
+    return true;
+  }
+  if (index == kTsc || index == kTscAdjust) {
+    index == kTsc ? apic_.WriteTsc(value) : apic_.WriteTscAdjust(value);
     return true;
   }
   // Counters that never count can be cleared, not started.

@@ -41,8 +41,10 @@ class FakeSystemControl final : public SystemControl {
  public:
   void DebugExit(std::uint32_t value) override { debug_exit = value; }
   void Reset() override { ++resets; }
+  void PowerOff() override { ++power_offs; }
   std::optional<std::uint32_t> debug_exit;
   unsigned resets = 0;
+  unsigned power_offs = 0;
 };
 
 }  // namespace pagesaw

@@ -340,6 +340,9 @@ void Vcpu::Dispatch(BusAccess& access) {
     case BusAccess::Kind::kMsrRead:
     case BusAccess::Kind::kMsrWrite:
       msrs_.Dispatch(access);
+      if (access.kind == BusAccess::Kind::kMsrWrite) {
+        processor_->SetTscOffset(apic_.tsc_adjust());
+      }
       return;
     case BusAccess::Kind::kTprRead:
       access.value = apic_.cr8();
@@ -353,8 +356,16 @@ void Vcpu::Dispatch(BusAccess& access) {
   if (IsMmio(access) && apic_.ClaimsMmio(Gpa(access.address))) {
     DispatchApicPage(access);
   } else {
-    environment_.bus->Dispatch(access);
+    DispatchDevice(access);
   }
+}
+
+void Vcpu::DispatchDevice(BusAccess& access) {
+  const Bus& bus = *environment_.bus;
+  if (apic_.id() == 0 || !environment_.deadline_changed) return bus.Dispatch(access);
+  const std::uint64_t before = bus.next_deadline_ns();
+  bus.Dispatch(access);
+  if (bus.next_deadline_ns() < before) environment_.deadline_changed();
 }
 
 // Registers are 32 bits at multiples of 16; what is between them reads as 0.

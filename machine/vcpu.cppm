@@ -5,6 +5,7 @@ module;
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -35,6 +36,9 @@ struct VcpuEnvironment {
   VmMmu* mmu = nullptr;
   const GuestMemory* memory = nullptr;  // needed if not `tdp`
   bool tdp = true;
+  // Called when another vCPU than the first, which looks after the devices, gave one of them a
+  // deadline. May be empty.
+  std::function<void()> deadline_changed = {};
 };
 
 class Vcpu {
@@ -97,6 +101,7 @@ class Vcpu {
   Ending NoteFruitless(const TableFault& fault);
   void Dispatch(BusAccess& access);
   void DispatchApicPage(BusAccess& access);
+  void DispatchDevice(BusAccess& access);
   VmExit ErrorAt(const char* what, std::uint64_t address) const;
 
   const VcpuEnvironment environment_;

@@ -20,6 +20,7 @@ module pagesaw.machine.vm;
 
 import pagesaw.core.processor;
 import pagesaw.core.virt_extension;
+import pagesaw.machine.acpi_tables;
 import pagesaw.machine.board;
 import pagesaw.machine.clock;
 import pagesaw.machine.device;
@@ -126,6 +127,10 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
          .debug_exit_value = value,
          .message = absl::StrFormat("the guest ended with debug exit %d", value)});
   }
+  void PowerOff() override {
+    lifecycle.RequestStop(
+        {.reason = StopReason::kPowerOff, .message = "the guest switched the machine off"});
+  }
   void Reset() override {
     lifecycle.RequestStop({.reason = StopReason::kReset, .message = "the guest asked for a reset"});
   }
@@ -197,10 +202,12 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
   mmu = *std::move(made);
 
   const unsigned physical_bits = processors[0]->paging_snapshot().features.physical_bits;
-  board = std::make_unique<Board>(BoardOptions{.memory_bytes = config.memory_bytes,
-                                               .cpu_count = config.cpu_count,
-                                               .physical_bits = physical_bits},
-                                  clock, console, *this, [this](unsigned cpu) { Wake(cpu); });
+  board = std::make_unique<Board>(
+      BoardOptions{.memory_bytes = config.memory_bytes,
+                   .cpu_count = config.cpu_count,
+                   .physical_bits = physical_bits},
+      clock, console, *this, [this](unsigned cpu) { Wake(cpu); },
+      [this](Gfn gfn) { mmu->ZapFrames(gfn, 1); });
   const bool amd_counters = (*extension)->cpuid_vendor() == "AuthenticAMD";
   for (unsigned i = 0; i < config.cpu_count; ++i) {
     std::unique_ptr<ShadowMmu> root_mmu = mmu->MakeRootMmu(i);
@@ -215,7 +222,8 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                                                            .pic = &board->pic(),
                                                            .mmu = mmu.get(),
                                                            .memory = &memory,
-                                                           .tdp = config.tdp},
+                                                           .tdp = config.tdp,
+                                                           .deadline_changed = [this] { Wake(0); }},
                                            std::move(processors[i]), std::move(root_mmu),
                                            board->apic(i), *msrs[i]));
   }
@@ -228,6 +236,10 @@ absl::Status Vm::Impl::LoadGuest() {
                                     config.initrd_path);
   if (!state.ok()) return state.status();
   vcpus[0]->SetState(*state);
+  // As firmware would have; a guest without memory there does without.
+  if (config.memory_bytes >= kAcpiTables.bits() + kPageBytes) {
+    return memory.Write(kAcpiTables, MakeAcpiTables(config.cpu_count));
+  }
   return absl::OkStatus();
 }
 

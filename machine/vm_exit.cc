@@ -11,6 +11,7 @@ int ProcessStatus(const VmExit& exit) {
     case StopReason::kTimeLimit:
       return 124;
     case StopReason::kRequested:
+    case StopReason::kPowerOff:
       return 0;
     default:
       return 1;

@@ -12,6 +12,7 @@ enum class StopReason : std::uint8_t {
   kDebugExit,  // the guest wrote `debug_exit_value` to isa-debug-exit
   kShutdown,   // triple fault
   kReset,      // the guest asked for a reset
+  kPowerOff,   // the guest switched the machine off
   kTimeLimit,
   kError,  // the guest did what this machine cannot run; `message` says what
 };
@@ -23,7 +24,7 @@ struct VmExit {
 };
 
 // The status of a process that ran the guest in the foreground: debug exit (value << 1) | 1 cut to
-// 8 bits, time limit 124, asked to stop 0, everything else 1.
+// 8 bits, time limit 124, asked to stop or switched off 0, everything else 1.
 int ProcessStatus(const VmExit& exit);
 
 struct VcpuStatistics {

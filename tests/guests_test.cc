@@ -46,14 +46,19 @@ std::string FileText(const std::filesystem::path& path) {
 struct Expectation {
   std::string end;      // "exit 1", "shutdown", "runs", "stops" or "any"
   std::string console;  // empty: not checked
+  unsigned cpus = 1;
 };
 
 Expectation ExpectationOf(const std::filesystem::path& source) {
-  constexpr std::string_view kExpect = "// expect: ", kConsole = "// console: ";
+  constexpr std::string_view kExpect = "// expect: ", kConsole = "// console: ",
+                             kCpus = "// cpus: ";
   Expectation expectation;
   std::istringstream lines(FileText(source));
   for (std::string line; std::getline(lines, line);) {
     if (line.starts_with(kExpect)) expectation.end = line.substr(kExpect.size());
+    if (line.starts_with(kCpus)) {
+      expectation.cpus = static_cast<unsigned>(std::stoul(line.substr(kCpus.size())));
+    }
     if (line.starts_with(kConsole)) expectation.console += line.substr(kConsole.size()) + "\n";
   }
   return expectation;
@@ -77,13 +82,15 @@ class GuestTest : public testing::TestWithParam<std::tuple<std::string, std::str
   }
 
   std::unique_ptr<Vm> MakeVm(const std::string& vendor, const std::string& image,
-                             const std::string& cmdline, milliseconds time_limit = {}) {
+                             const std::string& cmdline, milliseconds time_limit = {},
+                             unsigned cpus = 1) {
     VmConfig config;
     config.name = "guest";
     config.vendor = vendor;
     config.image_path = image;
     config.cmdline = cmdline;
     config.time_limit = time_limit;
+    config.cpu_count = cpus;
     auto vm = Vm::Create(config, registry_, MakeVmParts());
     EXPECT_TRUE(vm.ok()) << vm.status();
     return vm.ok() ? *std::move(vm) : nullptr;
@@ -102,7 +109,7 @@ void ExpectHealthy(Vm& vm) {
   const auto walk =
       vm.Walk(0, "cpu_walk", InputAddress(0x100000), Access::Read(Privilege::kSupervisor));
   EXPECT_TRUE(walk.ok()) << walk.status();
-  EXPECT_EQ(vm.Statistics().vcpus.size(), 1u);
+  EXPECT_EQ(vm.Statistics().vcpus.size(), vm.vcpu_count());
   EXPECT_TRUE(vm.Stop().ok());
   EXPECT_EQ(vm.state(), VmState::kStopped);
 }
@@ -129,8 +136,8 @@ TEST_P(EdgeGuest, EndsAsItsSourceSays) {
   const Expectation expectation = ExpectationOf("guests/edge/" + name + ".S");
   ASSERT_FALSE(expectation.end.empty());
   const bool may_run_on = expectation.end == "runs" || expectation.end == "any";
-  const auto vm =
-      MakeVm(vendor, "guests/edge/" + name + ".elf", "", may_run_on ? kGlance : milliseconds(0));
+  const auto vm = MakeVm(vendor, "guests/edge/" + name + ".elf", "",
+                         may_run_on ? kGlance : milliseconds(0), expectation.cpus);
   ASSERT_NE(vm, nullptr);
   ASSERT_TRUE(vm->Start().ok());
   // What runs for ever obeys the time limit.

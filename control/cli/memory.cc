@@ -67,6 +67,33 @@ absl::StatusOr<int> ReadMemory(const ParsedCommand& parsed) {
   return int{kDone};
 }
 
+// The text mode's buffer: 25 rows of 80 characters, each with a byte of attributes.
+constexpr std::uint64_t kScreen = 0xb8000;
+constexpr std::size_t kScreenRows = 25, kScreenColumns = 80;
+
+absl::StatusOr<int> PrintScreen(const ParsedCommand& parsed) {
+  const auto name = VmNameOf(parsed.operands()[0]);
+  if (!name.ok()) return name.status();
+  const auto client = Connect(parsed);
+  if (!client.ok()) return client.status();
+  v1::ReadMemoryRequest request;
+  request.set_name(*name);
+  request.set_gpa(kScreen);
+  request.set_size_bytes(kScreenRows * kScreenColumns * 2);
+  const auto response = (*client)->Call(request);
+  if (!response.ok()) return response.status();
+  for (std::size_t row = 0; row < kScreenRows; ++row) {
+    std::string line;
+    for (std::size_t column = 0; column < kScreenColumns; ++column) {
+      const char c = response->data()[(row * kScreenColumns + column) * 2];
+      line += c == 0 ? ' ' : c >= ' ' && c <= '~' ? c : '.';
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    Print(line + "\n");
+  }
+  return int{kDone};
+}
+
 absl::StatusOr<std::string> BytesOfHex(const std::string& digits) {
   if (digits.empty() || digits.size() % 2 != 0 ||
       digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
@@ -146,6 +173,13 @@ std::vector<Command> MemoryCommands() {
                     .details = "",
                     .example = "pagesawctl vm read-memory demo 0x1000 --size=4096"},
            .run = ReadMemory},
+          {.spec = {.name = "pagesawctl vm screen",
+                    .summary = "Prints the text on the guest's screen.",
+                    .operands = {kVmOperand},
+                    .options = {kSocketOption},
+                    .details = "The 80x25 text buffer at 0xb8000; what is not ASCII is a dot.",
+                    .example = "pagesawctl vm screen demo"},
+           .run = PrintScreen},
           {.spec = {.name = "pagesawctl vm write-memory",
                     .summary = "Writes guest-physical memory.",
                     .operands = {kVmOperand, gpa},

@@ -96,7 +96,9 @@ absl::StatusOr<Followed> FollowConsole(Client& client, const std::string& name) 
 
 // The exit status for `exit`, with a word on stderr unless the guest chose it.
 int StatusOf(const v1::VmExit& exit, bool interrupted) {
-  if (exit.reason() == v1::VmExit::DEBUG_EXIT) return exit.process_status();
+  if (exit.reason() == v1::VmExit::DEBUG_EXIT || exit.reason() == v1::VmExit::POWER_OFF) {
+    return exit.process_status();
+  }
   const std::string why = interrupted ? "interrupted" : exit.description();
   std::fprintf(stderr, "pagesawctl: %s\n", why.c_str());
   if (interrupted) return kInterrupted;

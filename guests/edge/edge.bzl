@@ -11,6 +11,7 @@ EDGE_GUESTS = [
     "cli_loop",
     "compatibility",
     "console_flood",
+    "cross_modify",
     "cross_ram_end",
     "double_fault",
     "endless_alignment",
@@ -20,8 +21,10 @@ EDGE_GUESTS = [
     "garbage",
     "garbage_random",
     "idt_in_mmio",
+    "ipi",
     "jump_to_mmio",
     "jump_to_nowhere",
+    "litmus",
     "random_ports",
     "real_mode",
     "rep_endless",
@@ -58,7 +61,7 @@ def edge_guests(name):
         guest_image(
             name = guest,
             srcs = [guest + ".S"] + ([] if guest in _WITHOUT_BOOT else ["//guests:support/boot.S"]),
-            hdrs = ["edge.inc", "//guests:support/selectors.h"],
+            hdrs = ["edge.inc", "smp.inc", "//guests:support/selectors.h"],
         )
     native.filegroup(
         name = name,

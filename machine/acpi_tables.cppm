@@ -1,0 +1,20 @@
+// The ACPI tables that firmware would leave: who the processors are, where interrupts and timers
+// are, and how the machine is switched off. [acpi] "ACPI Software Programming Model"
+module;
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+export module pagesaw.machine.acpi_tables;
+
+import pagesaw.core.address;
+
+export namespace pagesaw {
+
+// Where the RSDP lies: in the area that operating systems search, in memory that boot loaders call
+// reserved. The other tables follow it.
+inline constexpr Gpa kAcpiTables(0xe'0000);
+
+// All tables, the RSDP first, as they are to lie at kAcpiTables.
+std::vector<std::byte> MakeAcpiTables(unsigned cpu_count);
+
+}  // namespace pagesaw
