@@ -1,5 +1,5 @@
 // The host bridge of PCI bus 0 by configuration mechanism 1, and the device that test suites look
-// for there. [pci] "Conventional PCI 2.3": "Configuration Space"
+// for there. [pci] "Configuration Space"
 module;
 #include <array>
 #include <cstdint>
