@@ -12,6 +12,10 @@ import pagesaw.mmu.permission_table;
 namespace pagesaw::cpu {
 namespace {
 
+bool IsMemory(const BusAccess& access) {
+  return access.kind == BusAccess::Kind::kMmioRead || access.kind == BusAccess::Kind::kMmioWrite;
+}
+
 // What answers the same question: an access made again must ask for the same thing.
 bool SameQuestion(const BusAccess& one, const BusAccess& other) {
   if (one.kind != other.kind || one.bytes != other.bytes || one.address != other.address) {
@@ -59,6 +63,9 @@ bool Replay::Add(const BusAccess& access) {
 
 const BusAccess* Replay::Take(const BusAccess& asked) {
   if (next_ < count_ && SameQuestion(answers_[next_], asked)) return &answers_[next_++];
+  // The walk of its fetch or operands asks about an entry of the guest's tables, which may not be
+  // mapped now: the instruction's own answers stay.
+  if (next_ < count_ && IsMemory(asked) && !IsMemory(answers_[next_])) return nullptr;
   // What the instruction does now differs from what it did when it asked: old answers are void.
   count_ = next_;
   return nullptr;

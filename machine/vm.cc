@@ -96,6 +96,7 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
   ~Impl() override {
     lifecycle.Stop();
     for (std::thread& thread : threads) thread.join();
+    ended = true;
   }
 
   absl::Status MakeMemory();
@@ -111,6 +112,7 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
   }
 
   void FlushAll() override {
+    if (ended) return;  // vCPUs are being taken apart, one after the other
     for (auto& vcpu : vcpus) vcpu->RequestFlush();
     for (auto& vcpu : vcpus) vcpu->WaitOutOfGuest();
   }
@@ -154,6 +156,7 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
   std::vector<std::unique_ptr<Vcpu>> vcpus;
   Lifecycle lifecycle;
   std::vector<std::thread> threads;
+  bool ended = false;  // no thread runs any more, nor will
 };
 
 // -- making one
