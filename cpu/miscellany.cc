@@ -127,10 +127,9 @@ Selection SelectHint(const Decoded& decoded, Op& op) {
   switch (decoded.instruction.mnemonic) {
     case ZYDIS_MNEMONIC_LFENCE:
     case ZYDIS_MNEMONIC_MFENCE:
-      // Every processor with 64-bit mode has the fences.
-      return If(has(Feature::kSse2) || has(Feature::kLm), &Plain<&Fence>);
+      return If(has(Feature::kSse2), &Plain<&Fence>);
     case ZYDIS_MNEMONIC_SFENCE:
-      return If(has(Feature::kSse) || has(Feature::kLm), &Plain<&Fence>);
+      return If(has(Feature::kSse), &Plain<&Fence>);
     case ZYDIS_MNEMONIC_CLFLUSH:
       return If(has(Feature::kClflush), &Plain<&FlushLine>);
     case ZYDIS_MNEMONIC_CLFLUSHOPT:

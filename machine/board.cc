@@ -40,12 +40,25 @@ Board::Board(const BoardOptions& options, const Clock& clock, Console& console,
     if (!bus_.Attach(*device).ok()) std::abort();  // two of our own devices at one address
   }
   apic_bus_.Listen(io_apic_);
+  InitialisePics();
   for (unsigned i = 0; i < options.cpu_count; ++i) {
     apics_.push_back(std::make_unique<LocalApic>(
         LocalApicOptions{.id = i, .bootstrap = i == 0, .physical_bits = options.physical_bits},
         clock, apic_bus_, [wake, i] { wake(i); }));
     apic_bus_.Attach(*apics_.back());
   }
+}
+
+// As firmware leaves them: vectors 08h to 0Fh and 70h to 77h, nothing masked, the slave at line 2.
+void Board::InitialisePics() {
+  struct Write {
+    std::uint16_t port;
+    std::uint8_t value;
+  };
+  constexpr Write kWrites[] = {{0x20, 0x11}, {0xa0, 0x11}, {0x21, 0x08}, {0xa1, 0x70},
+                               {0x21, 0x04}, {0xa1, 0x02}, {0x21, 0x01}, {0xa1, 0x01},
+                               {0x21, 0x00}, {0xa1, 0x00}};
+  for (const Write& write : kWrites) pic_.Write(BusSpace::kPort, write.port, 1, write.value);
 }
 
 }  // namespace pagesaw

@@ -46,6 +46,8 @@ class Board {
   LocalApic& apic(unsigned cpu) { return *apics_[cpu]; }
 
  private:
+  void InitialisePics();
+
   ApicBus apic_bus_;
   Pic pic_;
   IoApic io_apic_;

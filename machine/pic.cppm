@@ -36,6 +36,8 @@ class PicChip {
   void set_level_mask(std::uint8_t mask) { level_mask_ = mask; }
 
  private:
+  // The slave's output comes and goes with its requests.
+  bool IsCascade(unsigned line) const { return master_ && line == 2; }
   unsigned PriorityOf(unsigned line) const { return (line - lowest_priority_ - 1) & 7; }
   std::optional<unsigned> Highest(std::uint8_t lines) const;
   void EndOfInterrupt(std::uint8_t command);

@@ -83,10 +83,20 @@ TEST_F(PicTest, AnEdgeIsDeliveredOnceALevelAgainAndAgain) {
 
 TEST_F(PicTest, GivesTheSpuriousVectorWhenTheRequestIsGone) {
   Program();
+  Out(0x4d0, 0x08);
   pic_.SetIrq(3, true);
   pic_.SetIrq(3, false);
   EXPECT_FALSE(intr_);
   EXPECT_EQ(pic_.Acknowledge(), 0x27);
+}
+
+TEST_F(PicTest, KeepsAnEdgeWhoseLineFell) {
+  Program();
+  pic_.SetIrq(11, true);
+  pic_.SetIrq(11, false);
+  EXPECT_TRUE(intr_);
+  EXPECT_EQ(pic_.Acknowledge(), 0x2b);
+  EXPECT_FALSE(intr_);
 }
 
 TEST_F(PicTest, RotatesAndPolls) {

@@ -152,7 +152,7 @@ Exit Vcpu::RunGuest(std::uint64_t now_ns) {
   const std::uint64_t deadline = NextDeadline();
   const std::uint64_t left_ns = deadline > now_ns ? deadline - now_ns : 0;
   std::uint64_t budget =
-      nmi_pending_ ? kShortestSlice
+      nmi_pending_ ? 1  // to the end of a block: an IRET that unblocks NMIs is one
                    : std::clamp(left_ns / kNsPerInstruction, kShortestSlice, kSliceInstructions);
   if (lent_count_ != 0) budget = 1;
   EnterGuest();
