@@ -203,7 +203,7 @@ TEST_F(SoftwareProcessorTest, TripleFaultIsAShutdown) {
 
 TEST_F(SoftwareProcessorTest, StateComesBackAsItWasSet) {
   CpuState state = TestProcessor::LongModeState();
-  for (unsigned i = 0; i < 16; ++i) state.gpr[i] = 0x1111'1111'1111'1111 * i;
+  for (unsigned i = 0; i < 16; ++i) state.gpr[i] = 0x1111'1111'1111'1111u * i;
   state.rflags = kFlagFixed | kFlagCf | kFlagZf | kFlagDf;
   state.cr2 = 0x1234;
   state.lstar = 0xffff'8000'0000'0000;
