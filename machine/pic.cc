@@ -26,8 +26,8 @@ void PicChip::SetLine(unsigned line, bool level) {
     if ((level_mask_ & bit) != 0 || (levels_ & bit) == 0) requests_ |= bit;
     levels_ |= bit;
   } else {
-    // A level that falls before it is acknowledged is withdrawn; an edge stays latched, as it does in
-    // chipsets.
+    // A level that falls before it is acknowledged is withdrawn; an edge stays latched, as it does
+    // in chipsets.
     if ((level_mask_ & bit) != 0 || IsCascade(line)) requests_ &= static_cast<std::uint8_t>(~bit);
     levels_ &= static_cast<std::uint8_t>(~bit);
   }

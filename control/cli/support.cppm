@@ -4,8 +4,8 @@ module;
 #include <absl/status/statusor.h>
 
 #include <cstdint>
-#include <memory>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <string_view>
 
