@@ -1,6 +1,7 @@
 module;
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 module pagesaw.cpu.hardware_walk;
 
 import pagesaw.core.page_walker;
@@ -99,11 +100,16 @@ class ThroughSecondStage {
     if (Translate(translation.output, asked, final_)) return true;
     fault_.stage = Stage::kFinal;
     fault_.guest_rights = translation.rights;
-    return false;
+    if (!fault_.malformed) return false;
+    // A device's page is translated like any other: A and D are set before the access is made.
+    device_ = fault_;
+    return true;
   }
 
   const Translation& final_stage() const { return final_; }
   const TableFault& fault() const { return fault_; }
+  // The fault by which the outside learns of the device that a successful walk has led to.
+  const std::optional<TableFault>& device() const { return device_; }
   Privilege final_privilege() const { return privilege_; }
 
  private:
@@ -143,6 +149,7 @@ class ThroughSecondStage {
   bool paging_;
   Translation final_;
   TableFault fault_;
+  std::optional<TableFault> device_;
   std::uint64_t answered_entry_ = 0;
   Privilege privilege_ = Privilege::kUser;
 };
@@ -152,11 +159,11 @@ bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& pa
   const PageFormat& guest = core.guest_format;
   ThroughSecondStage space(core, paging.paging());
   const WalkResult result = WalkLinear(paging, guest, InputAddress(linear), access, space, nullptr);
-  if (!result) {
-    if (result.fault().kind != WalkFault::Kind::kSecondStage) {
-      return core.RaisePageFault(linear, result.fault().code);
-    }
-    TableFault fault = space.fault();
+  if (!result && result.fault().kind != WalkFault::Kind::kSecondStage) {
+    return core.RaisePageFault(linear, result.fault().code);
+  }
+  if (!result || space.device()) {
+    TableFault fault = result ? *space.device() : space.fault();
     fault.linear = Gva(linear);
     fault.linear_valid = true;
     return LeaveWithTableFault(core, fault);

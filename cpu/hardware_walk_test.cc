@@ -76,6 +76,18 @@ TEST_F(TwoStages, WriteDisableRefusesWritesBehindACachedRead) {
   EXPECT_EQ(ErrorCode(), 0x27u);
 }
 
+TEST_F(TwoStages, DevicePagesGetAccessedAndDirtyLikeOthers) {
+  test_.Spte(kPage) |= std::uint64_t{1} << 51;  // malformed: a device
+  SetLeaf(kPage | kP | kW | kU);
+  EXPECT_FALSE(Read());
+  EXPECT_TRUE(test_.core().exit.fault.malformed);
+  EXPECT_EQ(test_.core().exit.fault.address, InputAddress(kPage));
+  EXPECT_EQ(test_.Read<std::uint64_t>(0x83000), kPage | kP | kW | kU | kA);
+  EXPECT_FALSE(Write());
+  EXPECT_EQ(test_.core().exit.fault.bus.kind, BusAccess::Kind::kMmioWrite);
+  EXPECT_EQ(test_.Read<std::uint64_t>(0x83000), kPage | kAll);
+}
+
 TEST_F(TwoStages, WriteDisableBindsSupervisorsUnderWriteProtectOnly) {
   SetLeaf(kPage | kAll | Key(2));
   Enable(kCr4Pke);
