@@ -258,17 +258,60 @@ constexpr EptVerdict Translate(const Ept& ept, std::uint64_t root, std::uint64_t
 
 // -- the second stage of AMD's processors
 
-// Whether a nested page table whose entries together say `page` refuses an access. Without guest
-// mode execute trap every access is a user access. [amd/vol2] "Nested Paging", "Guest Mode Execute
-// Trap"
-constexpr bool NestedRightsRefuse(const Page& page, const Access& access,
-                                  bool guest_mode_execute_trap) {
-  if (!guest_mode_execute_trap && !page.user) return true;
+struct NestedPaging {
+  unsigned levels = 4;
+  unsigned maxphyaddr = 46;
+  bool guest_mode_execute_trap = false;
+};
+
+// Whether nested tables whose entries together say `page` refuse an access. Without guest mode
+// execute trap every access is a user's. [amd/vol2] "Nested Paging", "Guest Mode Execute Trap
+// Extension"
+constexpr bool NestedRightsRefuse(const NestedPaging& nested, const Page& page,
+                                  const Access& access) {
+  if (!nested.guest_mode_execute_trap && !page.user) return true;
   if (access.fetch) {
     if (page.execute_disabled) return true;
-    return guest_mode_execute_trap && page.user && !access.user;
+    return nested.guest_mode_execute_trap && page.user && !access.user;
   }
   return access.write && !page.writable;
+}
+
+// `code` has bits P, RW, US, RSVD and ID as EXITINFO1 has them.
+// [amd/vol2] "Nested versus Guest Page Faults, Fault Ordering"
+template <typename Read>
+constexpr Verdict Translate(const NestedPaging& nested, std::uint64_t root, std::uint64_t address,
+                            const Access& access, Read read) {
+  const Processor tables = {
+      .levels = nested.levels, .maxphyaddr = nested.maxphyaddr, .root_bit8_mbz = true};
+  const bool user = access.user || !nested.guest_mode_execute_trap;
+  const std::uint32_t asked = (access.write ? 2u : 0) | (user ? 4u : 0) | (access.fetch ? 16u : 0);
+  if (address >> (12 + 9 * nested.levels) != 0) {
+    return {.fault = true, .code = asked, .level = nested.levels};
+  }
+  std::uint64_t table = root;
+  Page page;
+  for (unsigned level = nested.levels;; --level) {
+    const unsigned shift = 12 + 9 * (level - 1);
+    const std::uint64_t entry = read(table + (address >> shift & 511) * 8);
+    if ((entry & 1) == 0) return {.fault = true, .code = asked, .level = level};
+    if (HasReservedBit(tables, level, entry)) {
+      return {.fault = true, .code = asked | 1 | 8, .level = level};
+    }
+    page.writable = page.writable && (entry >> 1 & 1) != 0;
+    page.user = page.user && (entry >> 2 & 1) != 0;
+    page.execute_disabled = page.execute_disabled || (entry >> 63 & 1) != 0;
+    if (level > 1 && (entry >> 7 & 1) == 0) {
+      table = entry & 0x000f'ffff'ffff'f000;
+      continue;
+    }
+    if (NestedRightsRefuse(nested, page, access)) {
+      return {.fault = true, .code = asked | 1, .level = level};
+    }
+    const std::uint64_t offset_mask = (std::uint64_t{1} << shift) - 1;
+    return {.level = level,
+            .physical = (entry & 0x000f'ffff'ffff'f000 & ~offset_mask) | (address & offset_mask)};
+  }
 }
 
 }  // namespace pagesaw::oracle
