@@ -96,6 +96,7 @@ struct RootInfo {
 struct MmuStatistics {
   std::uint64_t faults = 0;
   std::uint64_t faults_fixed = 0;
+  std::uint64_t faults_fixed_unlocked = 0;  // of those, by rights given back without a lock
   std::uint64_t faults_spurious = 0;
   std::uint64_t faults_mmio = 0;
   std::uint64_t faults_guest = 0;

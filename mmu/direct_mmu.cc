@@ -61,28 +61,15 @@ FaultResolution DirectMmu::HandleFault(const MmuFault& fault) {
   return {.outcome = outcome, .gpa = gpa};
 }
 
-// What the SPTEs as they are say already. Without the lock a table may be freed under us and become
-// another page's: a leaf found there at worst makes the guest fault again, and an MMIO SPTE says
-// whose it is.
+// What the SPTEs as they are say already, or do once they have back what was taken from them to see
+// this access. Without the lock a table may be freed under us and become another page's: a leaf
+// found there at worst makes the guest fault again, and an MMIO SPTE says whose it is.
 std::optional<FaultOutcome> DirectMmu::ResolveUnlocked(Gpa gpa, Access access) const {
-  const SpteCodec& codec = pages_.codec();
-  const std::uint64_t* table = root_->sptes;
-  for (Level level = role_.level;; level = Below(level)) {
-    const std::uint64_t spte = ShadowPages::Load(&table[IndexAt(gpa, level)]);
-    if (codec.IsLiveLeaf(spte, level)) {
-      if (codec.Allows(spte, access)) return FaultOutcome::kSpurious;
-      return std::nullopt;
-    }
-    if (!SpteCodec::IsLive(spte)) {
-      const std::optional<MmioSpte> mmio = codec.DecodeMmio(spte);
-      if (mmio && mmio->gfn == GfnOf(gpa) && mmio->generation == pages_.generation()) {
-        return FaultOutcome::kMmio;
-      }
-      return std::nullopt;
-    }
-    if (level == Level::kPt) return std::nullopt;
-    table = reinterpret_cast<const std::uint64_t*>(codec.Target(spte).bits());
-  }
+  const ShadowPages::SptePlace place = pages_.FindUnlocked(*root_, InputOf(gpa));
+  const std::optional<MmioSpte> mmio = pages_.codec().DecodeMmio(ShadowPages::Load(place.spte));
+  if (!mmio) return pages_.RegrantUnlocked(place, access);
+  const bool valid = mmio->gfn == GfnOf(gpa) && mmio->generation == pages_.generation();
+  return valid ? std::optional(FaultOutcome::kMmio) : std::nullopt;
 }
 
 // The slots are looked at under the MMU lock: whoever changes them zaps afterwards, under that
@@ -92,7 +79,7 @@ FaultOutcome DirectMmu::Map(ShadowPages::Lock& lock, Gpa gpa, Access access) {
   const MemorySlot* slot = memory_.Find(GfnOf(gpa));
   if (slot == nullptr) return MarkMmio(gpa);
   if (slot->read_only && access.is_write()) return FaultOutcome::kMmio;
-  return MapMemory(*slot, gpa);
+  return MapMemory(*slot, gpa, access);
 }
 
 // The table at `level` for `gpa`, linked from the root; null if there is no memory for it. A larger
@@ -117,17 +104,21 @@ ShadowPage* DirectMmu::Descend(Gpa gpa, Level level) {
   return page;
 }
 
-FaultOutcome DirectMmu::MapMemory(const MemorySlot& slot, Gpa gpa) {
-  const Level level = LargestPage(pages_.codec(), slot, gpa, role_.level);
+FaultOutcome DirectMmu::MapMemory(const MemorySlot& slot, Gpa gpa, Access access) {
+  Level level = LargestPage(pages_.codec(), slot, gpa, role_.level);
+  while (!pages_.LargePageAllowed(GfnOf(AlignDown(gpa, level)), level)) level = Below(level);
   ShadowPage* page = Descend(gpa, level);
   if (page == nullptr) return FaultOutcome::kOutOfMemory;
-  const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
-  const std::uint64_t spte =
-      pages_.codec().Leaf({.page = Hpa(host), .level = level, .host_writable = !slot.read_only});
   const unsigned index = IndexAt(gpa, level);
+  const std::uint64_t old = ShadowPages::Load(&page->sptes[index]);
   // Another vCPU may have been here first.
-  if (ShadowPages::Load(&page->sptes[index]) == spte) return FaultOutcome::kSpurious;
-  pages_.Set(*page, index, spte);
+  if (pages_.codec().IsLiveLeaf(old, level) && pages_.codec().Allows(old, access)) {
+    return FaultOutcome::kSpurious;
+  }
+  const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
+  LeafSpte leaf = {.page = Hpa(host), .level = level, .host_writable = !slot.read_only};
+  pages_.PrepareForLog(leaf, GfnOf(gpa), access.is_write());
+  pages_.Set(*page, index, pages_.codec().Leaf(leaf));
   return FaultOutcome::kFixed;
 }
 

@@ -49,7 +49,7 @@ class DirectMmu final : public ShadowMmu {
   bool Reaches(Gpa gpa) const;
   std::optional<FaultOutcome> ResolveUnlocked(Gpa gpa, Access access) const;
   FaultOutcome Map(ShadowPages::Lock& lock, Gpa gpa, Access access);
-  FaultOutcome MapMemory(const MemorySlot& slot, Gpa gpa);
+  FaultOutcome MapMemory(const MemorySlot& slot, Gpa gpa, Access access);
   FaultOutcome MarkMmio(Gpa gpa);
   ShadowPage* Descend(Gpa gpa, Level level);
 

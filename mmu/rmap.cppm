@@ -20,6 +20,34 @@ class Rmap {
   // The same, or null if no SPTE was ever there.
   SpteList* Find(Gfn gfn, Level level);
 
+  // Calls `visit(page, list)` for each list of `level` that is not empty and whose page has a frame
+  // from `first` to `last`; `page` is its first frame.
+  template <typename Visit>
+  void ForEachIn(Gfn first, std::uint64_t last, Level level, Visit visit) {
+    const unsigned shift = LevelShift(level) - kPageShift;
+    const std::uint64_t from = first.number >> shift, to = last >> shift;
+    const auto visit_chunk = [&](std::uint64_t chunk_number, Chunk& chunk) {
+      const std::uint64_t start = chunk_number << kChunkBits;
+      const std::uint64_t begin = from > start ? from - start : 0;
+      const std::uint64_t end = to - start < chunk.size() ? to - start + 1 : chunk.size();
+      for (std::uint64_t i = begin; i < end; ++i) {
+        if (!chunk[i].empty()) visit(Gfn{(start + i) << shift}, chunk[i]);
+      }
+    };
+    auto& chunks = chunks_[Number(level) - 1];
+    const std::uint64_t first_chunk = from >> kChunkBits, last_chunk = to >> kChunkBits;
+    if (last_chunk - first_chunk < chunks.size()) {
+      for (std::uint64_t number = first_chunk; number <= last_chunk; ++number) {
+        const auto found = chunks.find(number);
+        if (found != chunks.end()) visit_chunk(number, *found->second);
+      }
+      return;
+    }
+    for (auto& [number, chunk] : chunks) {
+      if (number >= first_chunk && number <= last_chunk) visit_chunk(number, *chunk);
+    }
+  }
+
  private:
   static constexpr unsigned kChunkBits = 9;
   using Chunk = std::array<SpteList, std::size_t{1} << kChunkBits>;

@@ -191,6 +191,7 @@ void ShadowPages::Set(ShadowPage& page, unsigned index, std::uint64_t spte, std:
   const std::uint64_t old = std::atomic_ref(*at).exchange(spte, std::memory_order_acq_rel);
   Count(old, level, ~std::uint64_t{0});
   Count(spte, level, 1);
+  if (level == Level::kPt && !logs_.empty()) NoteWrites(old, spte);
   if (page.shared && codec_.IsLiveLeaf(old, level)) RemoveFromRmap(page, index);
   if (page.records != nullptr) page.records[index] = record;
   if (page.shared && codec_.IsLiveLeaf(spte, level)) AddToRmap(page, index);
@@ -357,6 +358,7 @@ MmuStatistics ShadowPages::Statistics() const {
   MmuStatistics result = statistics_;
   result.faults = read(counters_.faults);
   result.faults_fixed = read(counters_.fixed);
+  result.faults_fixed_unlocked = read(counters_.fixed_unlocked);
   result.faults_spurious = read(counters_.spurious);
   result.faults_mmio = read(counters_.mmio);
   result.faults_guest = read(counters_.guest);

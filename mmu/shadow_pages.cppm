@@ -7,6 +7,7 @@ module;
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -14,7 +15,10 @@ export module pagesaw.mmu.shadow_pages;
 
 import pagesaw.core.access;
 import pagesaw.core.address;
+import pagesaw.core.guest_memory;
+import pagesaw.core.page_format;
 import pagesaw.core.shadow_mmu;
+import pagesaw.mmu.dirty_log;
 import pagesaw.mmu.guest_tables;
 import pagesaw.mmu.rmap;
 import pagesaw.mmu.spte;
@@ -57,6 +61,7 @@ struct ShadowPage {
 struct FaultCounters {
   std::atomic<std::uint64_t> faults = 0;
   std::atomic<std::uint64_t> fixed = 0;
+  std::atomic<std::uint64_t> fixed_unlocked = 0;
   std::atomic<std::uint64_t> spurious = 0;
   std::atomic<std::uint64_t> mmio = 0;
   std::atomic<std::uint64_t> guest = 0;
@@ -97,6 +102,36 @@ class ShadowPages {
   // guest tables there is right again, and processors have forgotten the rest, when it returns.
   // Takes the MMU lock if any table is shadowed.
   void GuestWrote(Gpa gpa, std::uint64_t bytes);
+
+  // Dirty logging: which frames of a slot are written from now on, by whatever means. The first
+  // write to each is looked out for by `method`; large pages of the slot are broken by their first
+  // write. Every call returns when processors know, and takes the MMU lock, for a while at a time.
+  //
+  // False if the slot is logged, or the format keeps no D for the method.
+  [[nodiscard]] bool StartDirtyLog(const MemorySlot& slot, DirtyLogMethod method);
+  // Ends it, and lets the slot be mapped by large pages again. False if the slot is not logged.
+  bool StopDirtyLog(std::uint32_t slot_id);
+  // The frames that were written since the start or the last call, as bit i % 64 of word i / 64 for
+  // page i of the slot, and forgets them: a write is told of by this call, or by the next if it
+  // comes after what the caller then reads. Nothing if the slot is not logged.
+  std::optional<std::vector<std::uint64_t>> TakeDirtyLog(std::uint32_t slot_id);
+  // What marks writes that no SPTE lets through.
+  const DirtyLogs& dirty_logs() const { return logs_; }
+
+  // How many of `count` frames from `first` have been accessed through SPTEs since they were mapped
+  // or since the last call. Takes the MMU lock.
+  std::uint64_t TestAndClearYoung(Gfn first, std::uint64_t count);
+
+  // What needs no lock: an SPTE on the way to `address` from `root`, the first that is no link.
+  // Nobody keeps it from being changed, or from being taken for another page.
+  struct SptePlace {
+    std::uint64_t* spte = nullptr;
+    Level level = Level::kPt;
+  };
+  SptePlace FindUnlocked(const ShadowPage& root, InputAddress address) const;
+  // Whether the leaf at `place` allows `access` already (kSpurious), or does once it has the rights
+  // back that were taken from it to see the next access (kFixed). Nothing if that is not all.
+  std::optional<FaultOutcome> RegrantUnlocked(SptePlace place, Access access);
 
   // Changes whenever a page that is somebody's root has been zapped.
   std::uint64_t root_epoch() const { return root_epoch_.load(std::memory_order_acquire); }
@@ -140,8 +175,11 @@ class ShadowPages {
   bool NeedsCommit() const { return flush_needed_; }
 
   // Whether a leaf of `level` may map the frames from `first`: no guest table that is shadowed is
-  // among them.
+  // among them, and no frame that is logged.
   bool LargePageAllowed(Gfn first, Level level) const;
+  // Makes `leaf`, for an access that writes or not, so that the log of its frame, if there is one,
+  // will know of writes.
+  void PrepareForLog(LeafSpte& leaf, Gfn gfn, bool writes) const;
   // Whether SPTEs may let the guest write `gfn` unseen. With `try_unsync`, tables of the lowest
   // level there are given up to be written, until the next synchronization.
   bool MayBeWritten(Gfn gfn, bool try_unsync);
@@ -185,7 +223,17 @@ class ShadowPages {
   void AddToRmap(ShadowPage& page, unsigned index);
   void RemoveFromRmap(ShadowPage& page, unsigned index);
   static Gfn FrameOf(const ShadowPage& page, unsigned index);
+  std::optional<const char*> AuditRights(std::uint64_t spte, Gfn gfn, Level level) const;
   std::optional<std::string> AuditPage(const ShadowPage& page) const;
+  template <typename Visit>
+  void ForEachLeafBelow(const ShadowPage& page, Gfn first, std::uint64_t last, Visit visit) const;
+  template <typename Visit>
+  void ForEachLeaf(Gfn first, std::uint64_t last, Visit visit) const;
+  void NoteWrites(std::uint64_t old, std::uint64_t spte);
+  void TakeWords(DirtyLog& log, std::size_t first, std::span<std::uint64_t> words);
+  bool CouldBeLarge(const MemorySlot& slot, Gfn gfn, Level level) const;
+  void ZapSmallPages(ShadowPage& page, const MemorySlot& slot, Gfn first, std::uint64_t last);
+  void RecoverLargePages(Lock& lock, const MemorySlot& slot);
   void NewGeneration();
   void Count(std::uint64_t spte, Level level, std::uint64_t change);
 
@@ -202,6 +250,7 @@ class ShadowPages {
   std::vector<ShadowPage*> buckets_;  // of shared pages, by gfn
   std::vector<ShadowPage*> unsync_;
   mutable Rmap rmap_;
+  DirtyLogs logs_;
   // How many pages shadow tables in each block of 2 MiB and of 1 GiB.
   std::unordered_map<std::uint64_t, std::uint32_t> shadowed_in_[2];
   std::atomic<std::size_t> shadowing_count_ = 0;

@@ -115,7 +115,8 @@ void ShadowPages::EndShadowing(ShadowPage& page) {
 }
 
 bool ShadowPages::LargePageAllowed(Gfn first, Level level) const {
-  return level == Level::kPt || !shadowed_in_[BlockIndex(level)].contains(BlockOf(first, level));
+  return level == Level::kPt || (!shadowed_in_[BlockIndex(level)].contains(BlockOf(first, level)) &&
+                                 !logs_.AnyIn(first, FramesIn(level)));
 }
 
 // -- the reverse map
@@ -202,6 +203,7 @@ void ShadowPages::SyncAll(Lock& lock) {
 }
 
 void ShadowPages::GuestWrote(Gpa gpa, std::uint64_t bytes) {
+  logs_.Mark(gpa, bytes);
   if (bytes == 0 || shadowing_count_.load(std::memory_order_relaxed) == 0) return;
   Lock lock = Acquire();
   for (std::uint64_t done = 0; done < bytes;) {
@@ -230,6 +232,24 @@ void ShadowPages::TableWritten(Gfn gfn, std::uint64_t offset, std::uint64_t byte
 
 // -- looking for contradictions
 
+// What a leaf that maps the frames from `gfn` must not say of writes. Holds while no fault is being
+// handled without the lock.
+std::optional<const char*> ShadowPages::AuditRights(std::uint64_t spte, Gfn gfn,
+                                                    Level level) const {
+  const bool may_write = (spte & kSpteMmuWritable) != 0;
+  if (codec_.IsWritable(spte) && !may_write) return "is writable against the MMU's will";
+  if (may_write && (spte & kSpteHostWritable) == 0) return "is to write what is read-only";
+  if (level != Level::kPt) {
+    const bool logged = may_write && logs_.AnyIn(gfn, FramesIn(level));
+    return logged ? std::optional("is large and writable in a slot that is logged") : std::nullopt;
+  }
+  const DirtyLog* log = logs_.FindFrame(gfn);
+  if (log == nullptr || log->method() != DirtyLogMethod::kWriteProtect) return std::nullopt;
+  const bool marked = log->IsMarked(gfn.number - log->slot().first.number);
+  if (codec_.IsWritable(spte) && !marked) return "is writable though the log says it is clean";
+  return std::nullopt;
+}
+
 std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const {
   const auto complain = [&page](const char* what, unsigned index) {
     return "page " + std::to_string(page.id) + ", SPTE " + std::to_string(index) + ": " + what;
@@ -257,12 +277,13 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
       }
       continue;
     }
-    if (!page.shared) continue;
     const Gfn frame = FrameOf(page, i);
+    if (auto complaint = AuditRights(spte, frame, page.role.level)) return complain(*complaint, i);
+    if (!page.shared) continue;
     const SpteList* mappers = rmap_.Find(frame, page.role.level);
     if (mappers == nullptr || !contains(*mappers)) return complain("is not in the rmap", i);
     if (!LargePageAllowed(frame, page.role.level)) return complain("maps a table large", i);
-    if (codec_.IsWritable(spte)) {
+    if ((spte & kSpteMmuWritable) != 0) {
       bool watched = false;
       ForEachShadow(frame,
                     [&](const ShadowPage& shadow) { watched = watched || !shadow.frame_writable; });

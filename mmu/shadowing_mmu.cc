@@ -214,8 +214,20 @@ void ShadowingMmu::Invalidate(Gva linear) {
 
 // -- faults
 
+// A leaf that lost its write right to a log says what the guest's tables grant without it.
+bool ShadowingMmu::RegrantWrite(const MmuFault& fault) {
+  if (!fault.access.is_write() || current_.page == nullptr) return false;
+  const ShadowPages::SptePlace place = pages_.FindUnlocked(*current_.page, fault.address);
+  return pages_.RegrantUnlocked(place, fault.access) == FaultOutcome::kFixed;
+}
+
 FaultResolution ShadowingMmu::HandleFault(const MmuFault& fault) {
   FaultResolution resolution;
+  if (RegrantWrite(fault)) {
+    resolution.outcome = FaultOutcome::kFixed;
+    pages_.counters().Count(resolution.outcome);
+    return resolution;
+  }
   const WalkResult walk = walker_.Walk(fault.address, fault.access);
   if (!walk) {
     resolution = {.outcome = FaultOutcome::kGuestFault, .guest_fault = walk.fault()};
@@ -376,12 +388,14 @@ FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access ac
   if (!LinkPath(path, address, level, rights)) return FaultOutcome::kOutOfMemory;
   const PathStep& last = path.steps[path.count - 1];
   const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
-  const std::uint64_t spte = codec.Leaf({.page = Hpa(host),
-                                         .level = level,
-                                         .rights = rights,
-                                         .host_writable = !slot.read_only,
-                                         .mmu_writable = may_write,
-                                         .protection_key = path.leaf.protection_key});
+  LeafSpte leaf = {.page = Hpa(host),
+                   .level = level,
+                   .rights = rights,
+                   .host_writable = !slot.read_only,
+                   .mmu_writable = may_write,
+                   .protection_key = path.leaf.protection_key};
+  pages_.PrepareForLog(leaf, GfnOf(gpa), access.is_write());
+  const std::uint64_t spte = codec.Leaf(leaf);
   const bool new_spte = ShadowPages::Load(&last.page->sptes[last.index]) != spte;
   if (new_spte) pages_.Set(*last.page, last.index, spte, last.record);
   if (access.is_write() && !codec.IsWritable(spte)) return FaultOutcome::kWriteProtected;

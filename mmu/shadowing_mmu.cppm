@@ -92,6 +92,7 @@ class ShadowingMmu final : public ShadowMmu {
   void SwitchRoot(ShadowPages::Lock& lock, const RootKey& key);
   void Release(ShadowPages::Lock& lock, CachedRoot& root);
 
+  bool RegrantWrite(const MmuFault& fault);
   FaultOutcome Map(ShadowPages::Lock& lock, InputAddress address, Access access,
                    FaultResolution& resolution);
   bool FindPath(InputAddress address, Path& path);

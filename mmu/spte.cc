@@ -93,9 +93,10 @@ std::uint64_t SpteCodec::RightsBits(Rights rights) const {
 
 std::uint64_t SpteCodec::Leaf(const LeafSpte& leaf) const {
   const EntryLayout& layout = format_.layout;
-  const bool writable = leaf.host_writable && leaf.mmu_writable;
-  const std::uint64_t rights =
-      RightsBits(writable ? leaf.rights : leaf.rights.Without(Rights::kWrite));
+  bool writable = leaf.host_writable && leaf.mmu_writable;
+  std::uint64_t rights = RightsBits(writable ? leaf.rights : leaf.rights.Without(Rights::kWrite));
+  writable = (rights & layout.write) != 0;
+  if (leaf.write_logged) rights = WriteLogged(rights);
   if ((rights & layout.present) == 0) return 0;
   std::uint64_t spte =
       leaf.page.bits() | rights | layout.leaf_fixed | layout.accessed | kSpteMmuPresent;
@@ -105,6 +106,30 @@ std::uint64_t SpteCodec::Leaf(const LeafSpte& leaf) const {
   if (leaf.host_writable) spte |= kSpteHostWritable;
   if (writable) spte |= kSpteMmuWritable;
   return spte;
+}
+
+std::uint64_t SpteCodec::Old(std::uint64_t leaf) const {
+  const EntryLayout& layout = format_.layout;
+  if (format_.accessed_dirty) return leaf & ~layout.accessed;
+  if ((leaf & kSpteTracked) != 0) return leaf;
+  const std::uint64_t readable = layout.read != 0 ? layout.read : layout.present;
+  std::uint64_t kept = 0;
+  if ((leaf & readable) != 0) kept |= 1;
+  if ((leaf & layout.exec_supervisor) != 0) kept |= 2;
+  if ((leaf & layout.exec_user) != 0) kept |= 4;
+  return (leaf & ~(layout.present | layout.write)) | kept << kSpteTrackedShift;
+}
+
+std::uint64_t SpteCodec::Regranted(std::uint64_t leaf, Access access) const {
+  const EntryLayout& layout = format_.layout;
+  const std::uint64_t kept = (leaf & kSpteTracked) >> kSpteTrackedShift;
+  leaf &= ~kSpteTracked;
+  if ((kept & 1) != 0) leaf |= layout.read != 0 ? layout.read : layout.present;
+  if ((kept & 2) != 0) leaf |= layout.exec_supervisor;
+  if ((kept & 4) != 0) leaf |= layout.exec_user;
+  constexpr std::uint64_t kMayWrite = kSpteHostWritable | kSpteMmuWritable;
+  if (access.is_write() && (leaf & kMayWrite) == kMayWrite) leaf |= layout.write;
+  return leaf;
 }
 
 std::uint64_t SpteCodec::Mmio(const MmioSpte& mmio) const {

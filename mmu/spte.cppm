@@ -20,13 +20,19 @@ export namespace pagesaw {
 inline constexpr std::uint64_t kSpteMmuPresent = std::uint64_t{1} << 11;
 // The memory behind a leaf may be written by the guest at all: its slot is not read-only.
 inline constexpr std::uint64_t kSpteHostWritable = std::uint64_t{1} << 52;
-// The MMU has no reason of its own to refuse writes: the page is no table that is being watched. A
-// leaf with this bit and without the write right may be given that right without any lock.
+// The leaf was made to be written, and the MMU has no reason of its own to refuse that: the page is
+// no table that is being watched. A leaf with this bit and without the write right only waits for a
+// first write to be seen, and may be given that right without any lock.
 inline constexpr std::uint64_t kSpteMmuWritable = std::uint64_t{1} << 53;
+// What an access-tracked leaf is present by is kept here meanwhile: the bit that says present or
+// readable, execution, execution in user mode. Any access gives it back, without any lock.
+inline constexpr unsigned kSpteTrackedShift = 54;
+inline constexpr std::uint64_t kSpteTracked = std::uint64_t{7} << kSpteTrackedShift;
 
 inline constexpr std::uint64_t kSpteSoftwareBits =
-    kSpteMmuPresent | kSpteHostWritable | kSpteMmuWritable;
-static_assert((kSpteMmuPresent ^ kSpteHostWritable ^ kSpteMmuWritable) == kSpteSoftwareBits);
+    kSpteMmuPresent | kSpteHostWritable | kSpteMmuWritable | kSpteTracked;
+static_assert((kSpteMmuPresent ^ kSpteHostWritable ^ kSpteMmuWritable ^ kSpteTracked) ==
+              kSpteSoftwareBits);
 
 // An SPTE for an address without memory, so that the next access there is known at once for a
 // device access.
@@ -46,7 +52,8 @@ struct LeafSpte {
   Rights rights = Rights::All();
   bool host_writable = true;
   bool mmu_writable = true;
-  bool dirty = true;                // false: a first write has to be seen
+  bool write_logged = false;        // the right to write waits for a first write
+  bool dirty = true;                // D; false: the processor sets it
   std::uint8_t protection_key = 0;  // where linear addresses are translated
 };
 
@@ -86,11 +93,34 @@ class SpteCodec {
     return leaf & ~(format_.layout.write | kSpteMmuWritable);
   }
   constexpr bool IsWritable(std::uint64_t leaf) const { return (leaf & format_.layout.write) != 0; }
+  // A live leaf whose next write has to be seen: without the write right, or without D. Whether it
+  // may be written stays noted in it.
+  constexpr std::uint64_t WriteLogged(std::uint64_t leaf) const {
+    return leaf & ~format_.layout.write;
+  }
+  constexpr std::uint64_t Clean(std::uint64_t leaf) const { return leaf & ~format_.layout.dirty; }
+  // Whether a processor may have written what a live leaf maps, as far as D says.
+  constexpr bool IsDirty(std::uint64_t leaf) const {
+    return IsWritable(leaf) && (format_.layout.dirty == 0 || (leaf & format_.layout.dirty) != 0);
+  }
+
+  // A live leaf as it is once the next access has to be seen: without A, or, in a format that keeps
+  // none, access-tracked, which is without being present.
+  std::uint64_t Old(std::uint64_t leaf) const;
+  // Whether it has been accessed since it was made or made old.
+  constexpr bool IsYoung(std::uint64_t leaf) const {
+    return format_.accessed_dirty ? (leaf & format_.layout.accessed) != 0
+                                  : (leaf & kSpteTracked) == 0;
+  }
+  // The live leaf `leaf` with every right given back that it may be given without the MMU lock and
+  // that `access` needs.
+  std::uint64_t Regranted(std::uint64_t leaf, Access access) const;
+
   // Where a link or a leaf points.
   constexpr Hpa Target(std::uint64_t spte) const { return Hpa(spte & format_.layout.address); }
   // Whether a live leaf grants `access`. Links grant everything.
   constexpr bool Allows(std::uint64_t leaf, Access access) const {
-    return !format_.PermissionFault(format_.RightsOf(leaf), access);
+    return format_.IsPresent(leaf) && !format_.PermissionFault(format_.RightsOf(leaf), access);
   }
 
  private:
