@@ -174,22 +174,6 @@ std::string BytesText(std::uint64_t bytes) {
   return absl::StrCat(bytes, Words(kUnits[unit]));
 }
 
-std::string_view PagingModeText(PagingMode mode) {
-  switch (mode) {
-    case PagingMode::kNone:
-      return "none";
-    case PagingMode::k32Bit:
-      return "32-bit";
-    case PagingMode::kPae:
-      return "PAE";
-    case PagingMode::k4Level:
-      return "4-level";
-    case PagingMode::k5Level:
-      return "5-level";
-  }
-  return "unknown";
-}
-
 std::string Explain(const WalkResult& result, InputAddress address, Access access,
                     const PageFormat& format, std::span<const WalkStep> steps, Tables tables) {
   const std::string what = absl::StrCat(AccessText(access), " of ", HexText(address.bits()));

@@ -46,8 +46,6 @@ std::string_view EntryName(Level level);
 // "4 KiB", "2 MiB" ...
 std::string BytesText(std::uint64_t bytes);
 
-std::string_view PagingModeText(PagingMode mode);
-
 // Whose tables were walked.
 enum class Tables : std::uint8_t { kGuest, kShadow };
 

@@ -12,6 +12,7 @@ module;
 module pagesaw.control.server;
 import :messages;
 import pagesaw.control.arguments;
+import pagesaw.core.paging_state;
 
 namespace pagesaw {
 namespace v1 = control::v1;
@@ -176,7 +177,7 @@ void Fill(v1::Walker& message, const WalkerInfo& walker) {
   message.set_name(walker.name);
   message.set_root_level(static_cast<int>(walker.root_level));
   message.set_root_register(walker.root_register);
-  message.set_paging_mode(Text(PagingModeText(walker.mode)));
+  message.set_paging_mode(Text(PagingModeName(walker.mode)));
   message.mutable_format()->set_name(walker.format_name);
   Fill(*message.mutable_format(), walker.format);
 }

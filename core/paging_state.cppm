@@ -3,6 +3,7 @@
 module;
 #include <array>
 #include <cstdint>
+#include <string_view>
 export module pagesaw.core.paging_state;
 
 import pagesaw.core.address;
@@ -34,6 +35,23 @@ inline constexpr std::uint64_t kEferSvme = 1u << 12;
 
 // How linear addresses are translated. [intel/vol3] "Paging Modes and Control Bits"
 enum class PagingMode : std::uint8_t { kNone, k32Bit, kPae, k4Level, k5Level };
+
+// The mode as people call it; "none" without paging.
+constexpr std::string_view PagingModeName(PagingMode mode) {
+  switch (mode) {
+    case PagingMode::kNone:
+      return "none";
+    case PagingMode::k32Bit:
+      return "32-bit";
+    case PagingMode::kPae:
+      return "PAE";
+    case PagingMode::k4Level:
+      return "4-level";
+    case PagingMode::k5Level:
+      return "5-level";
+  }
+  return "unknown";
+}
 
 // What the processor's enumerated features say about paging.
 struct PagingFeatures {

@@ -34,6 +34,7 @@ struct BusAccess {
     kMsrWrite,
     kTprRead,
     kTprWrite,
+    kHypercall,  // `address` is the number; the arguments are in registers. core/hypercall
   };
   Kind kind = Kind::kMmioRead;
   std::uint8_t bytes = 0;     // 1, 2, 4 or 8

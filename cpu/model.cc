@@ -11,6 +11,8 @@ module;
 #include <variant>
 module pagesaw.cpu.model;
 
+import pagesaw.core.hypercall;
+
 namespace pagesaw::cpu {
 namespace {
 
@@ -117,7 +119,6 @@ constexpr std::uint32_t kRepeatedBits = 0x0183'f3ff;
 
 constexpr std::uint32_t kMaxBasicLeaf = 0x15;
 constexpr std::uint32_t kMaxExtendedLeaf = 0x8000'0008;
-constexpr std::uint32_t kHypervisorLeaf = 0x4000'0000;
 constexpr std::string_view kBrand = "Pagesaw Virtual Processor";
 
 constexpr std::string_view kWidthWish = "maxphyaddr=";
@@ -403,8 +404,10 @@ CpuidResult CpuModel::Cpuid(std::uint32_t leaf, std::uint32_t subleaf,
   CpuidResult result;
   if (Has(Feature::kHypervisor) && leaf == kHypervisorLeaf) {
     constexpr std::string_view kSignature = "PagesawPages";
-    result = {kHypervisorLeaf, Characters(kSignature, 0), Characters(kSignature, 4),
+    result = {kHypercallLeaf, Characters(kSignature, 0), Characters(kSignature, 4),
               Characters(kSignature, 8)};
+  } else if (Has(Feature::kHypervisor) && leaf == kHypercallLeaf) {
+    result.eax = kHypercallBits;
   } else if (leaf >= 0x8000'0000) {
     result = ExtendedLeaf(leaf);
   } else if (leaf >= kHypervisorLeaf && leaf < kHypervisorLeaf + 0x1000'0000) {

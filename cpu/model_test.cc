@@ -74,6 +74,17 @@ TEST(Cpuid, GivesVendorAndBrand) {
   EXPECT_EQ(model.Cpuid(0x8fff'ffff, 0, {}).eax, 42u);
 }
 
+TEST(Cpuid, TellsOfTheHypervisorAndItsCalls) {
+  CpuModel model = std::get<CpuModel>(MakeModel({}));
+  const CpuidResult signature = model.Cpuid(0x4000'0000, 0, {});
+  EXPECT_EQ(signature.eax, 0x4000'0001u);
+  EXPECT_EQ(std::memcmp(&signature.ebx, "Page", 4), 0);
+  EXPECT_EQ(model.Cpuid(0x4000'0001, 0, {}), (CpuidResult{1u << 10, 0, 0, 0}));
+  model.Set(Feature::kHypervisor, false);
+  EXPECT_EQ(model.Cpuid(0x4000'0000, 0, {}), CpuidResult{});
+  EXPECT_EQ(model.Cpuid(0x4000'0001, 0, {}), CpuidResult{});
+}
+
 TEST(Cpuid, AmdRepeatsFeaturesInTheExtendedLeaf) {
   const FakeExtension amd("AuthenticAMD");
   const CpuModel model = std::get<CpuModel>(MakeModel({.extension = &amd}));

@@ -9,6 +9,7 @@ import pagesaw.cpu.dispatch;
 import pagesaw.cpu.exceptions;
 import pagesaw.cpu.far_transfer;
 import pagesaw.cpu.flags_register;
+import pagesaw.cpu.hypercall;
 import pagesaw.cpu.io;
 import pagesaw.cpu.memory;
 import pagesaw.cpu.msr;
@@ -330,6 +331,12 @@ Selection SelectPorts(const Decoded& decoded, Op& op) {
   }
 }
 
+Selection SelectHypercall(const Decoded& decoded) {
+  const ZydisMnemonic mnemonic = decoded.instruction.mnemonic;
+  const bool call = mnemonic == ZYDIS_MNEMONIC_VMCALL || mnemonic == ZYDIS_MNEMONIC_VMMCALL;
+  return call && decoded.model->Has(Feature::kHypervisor) ? Ends<CallHypervisor>() : Selection{};
+}
+
 Selection SelectAbsent(const Decoded& decoded) {
   return decoded.instruction.meta.isa_ext == ZYDIS_ISA_EXT_X87 ? Ends<X87>() : Selection{};
 }
@@ -348,6 +355,7 @@ Selection SelectSystem(const Decoded& decoded, Op& op) {
   if (selection.run == nullptr) selection = SelectFarPointer(decoded, op);
   if (selection.run == nullptr) selection = SelectFarTransfer(decoded, op);
   if (selection.run == nullptr) selection = SelectPorts(decoded, op);
+  if (selection.run == nullptr) selection = SelectHypercall(decoded);
   if (selection.run == nullptr) selection = SelectAbsent(decoded);
   return selection;
 }

@@ -108,7 +108,9 @@ INSTANTIATE_TEST_SUITE_P(
                     DecodeCase{"FninitWithoutUnit", {0xdb, 0xe3}, true, true},
                     DecodeCase{"Emms", {0x0f, 0x77}, false, false},
                     DecodeCase{"Xorps", {0x0f, 0x57, 0xc0}, false, false},
-                    DecodeCase{"Vmcall", {0x0f, 0x01, 0xc1}, false, false},
+                    DecodeCase{"Vmcall", {0x0f, 0x01, 0xc1}, true, true},
+                    DecodeCase{"Vmmcall", {0x0f, 0x01, 0xd9}, true, true},
+                    DecodeCase{"Vmlaunch", {0x0f, 0x01, 0xc2}, false, false},
                     DecodeCase{"Monitor", {0x0f, 0x01, 0xc8}, false, false}),
     [](const auto& info) { return std::string(info.param.name); });
 

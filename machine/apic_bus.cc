@@ -21,18 +21,22 @@ bool Includes(const ApicMessage& message, const ApicReceiver* receiver,
 
 }  // namespace
 
-void ApicBus::Send(const ApicMessage& message, const ApicReceiver* sender) const {
+unsigned ApicBus::Send(const ApicMessage& message, const ApicReceiver* sender) const {
   ApicReceiver* lowest = nullptr;
+  unsigned reached = 0;
   for (ApicReceiver* receiver : receivers_) {
     if (!Includes(message, receiver, sender)) continue;
     if (message.mode != DeliveryMode::kLowestPriority) {
       receiver->Accept(message);
+      ++reached;
     } else if (lowest == nullptr ||
                receiver->arbitration_priority() < lowest->arbitration_priority()) {
       lowest = receiver;
     }
   }
-  if (lowest != nullptr) lowest->Accept(message);
+  if (lowest == nullptr) return reached;
+  lowest->Accept(message);
+  return 1;
 }
 
 }  // namespace pagesaw

@@ -52,9 +52,9 @@ class ApicBus {
  public:
   void Attach(ApicReceiver& receiver) { receivers_.push_back(&receiver); }
 
-  // Delivers `message`. `sender` may be null for messages of devices. The caller holds no lock of
-  // an APIC.
-  void Send(const ApicMessage& message, const ApicReceiver* sender) const;
+  // Delivers `message`; to how many. `sender` may be null for messages of devices. The caller
+  // holds no lock of an APIC.
+  unsigned Send(const ApicMessage& message, const ApicReceiver* sender) const;
 
   // The one listener, or none; outlives the last message.
   void Listen(EoiListener& listener) { listener_ = &listener; }

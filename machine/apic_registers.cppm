@@ -25,7 +25,10 @@ inline constexpr std::uint64_t kBaseEnable = 1u << 11;
 inline constexpr std::uint64_t kBaseDefault = 0xfee0'0000;
 
 inline constexpr std::uint32_t kSpuriousEnable = 1u << 8;
+// [intel/vol3] "Signaling Interrupt Servicing Completion": EOIs are not broadcast.
+inline constexpr std::uint32_t kSpuriousNoBroadcast = 1u << 12;
 
+inline constexpr std::uint32_t kLvtLevelTriggered = 1u << 15;
 inline constexpr std::uint32_t kLvtMasked = 1u << 16;
 inline constexpr std::uint32_t kLvtTimerPeriodic = 1u << 17;
 inline constexpr std::uint32_t kLvtTimerTscDeadline = 2u << 17;

@@ -25,19 +25,24 @@ void ApicTimer::SetMode(Mode mode) {
     initial_ = 0;
     tsc_deadline_ = 0;
     deadline_ns_ = kNever;
+    mode_ = mode;
+    return;
   }
+  const std::uint32_t count = CurrentCount();
   mode_ = mode;
+  if (deadline_ns_ != kNever) GoOnFrom(count);
+}
+
+void ApicTimer::GoOnFrom(std::uint32_t count) {
+  const std::uint64_t now = clock_.NowNs();
+  deadline_ns_ = now + std::uint64_t{count} * divisor() * kTickNs;
+  start_ns_ = deadline_ns_ - std::min(deadline_ns_, period_ns());
 }
 
 void ApicTimer::SetDivide(std::uint32_t value) {
   const std::uint32_t count = CurrentCount();
   divide_ = value & 0xb;
-  if (deadline_ns_ == kNever || mode_ == Mode::kTscDeadline) return;
-  // What is left of the count goes on at the new rate.
-  const std::uint64_t now = clock_.NowNs();
-  const std::uint64_t left = std::uint64_t{count} * divisor() * kTickNs;
-  start_ns_ = now + left - std::min(now + left, period_ns());
-  deadline_ns_ = now + left;
+  if (deadline_ns_ != kNever && mode_ != Mode::kTscDeadline) GoOnFrom(count);
 }
 
 void ApicTimer::SetInitialCount(std::uint32_t count) {
@@ -48,7 +53,7 @@ void ApicTimer::SetInitialCount(std::uint32_t count) {
 }
 
 std::uint32_t ApicTimer::CurrentCount() const {
-  if (initial_ == 0 || mode_ == Mode::kTscDeadline) return 0;
+  if (deadline_ns_ == kNever || mode_ == Mode::kTscDeadline) return 0;
   const std::uint64_t now = clock_.NowNs();
   const std::uint64_t elapsed = now > start_ns_ ? (now - start_ns_) / (divisor() * kTickNs) : 0;
   if (mode_ == Mode::kPeriodic) return static_cast<std::uint32_t>(initial_ - elapsed % initial_);

@@ -20,7 +20,8 @@ class ApicTimer {
   explicit ApicTimer(const Clock& clock) : clock_(clock) {}
 
   void Reset();
-  // A change of mode into or out of TSC-deadline disarms the timer.
+  // A change of mode into or out of TSC-deadline disarms the timer; another one leaves the count as
+  // it is: what is left goes on, and what is over stays so.
   void SetMode(Mode mode);
   void SetDivide(std::uint32_t value);
   std::uint32_t divide() const { return divide_; }
@@ -47,6 +48,7 @@ class ApicTimer {
  private:
   std::uint64_t period_ns() const { return std::uint64_t{initial_} * divisor() * kTickNs; }
   std::uint32_t divisor() const;
+  void GoOnFrom(std::uint32_t count);
 
   const Clock& clock_;
   Mode mode_ = Mode::kOneShot;

@@ -52,6 +52,32 @@ TEST_F(ApicTimerTest, KeepsTheCountWhenTheDivisorChanges) {
   EXPECT_TRUE(timer_.TakeExpired());
 }
 
+TEST_F(ApicTimerTest, KeepsTheCountWhenTheModeChanges) {
+  timer_.SetMode(ApicTimer::Mode::kPeriodic);
+  timer_.SetInitialCount(100'000);
+  clock_.Advance(330'000);
+  EXPECT_TRUE(timer_.TakeExpired());
+  timer_.SetMode(ApicTimer::Mode::kOneShot);
+  EXPECT_EQ(timer_.CurrentCount(), 70'000u);
+  EXPECT_EQ(timer_.deadline_ns(), clock_.NowNs() + 70'000);
+  clock_.Advance(20'000);
+  timer_.SetMode(ApicTimer::Mode::kPeriodic);
+  EXPECT_EQ(timer_.CurrentCount(), 50'000u);
+  clock_.Advance(60'000);
+  EXPECT_TRUE(timer_.TakeExpired());
+  EXPECT_EQ(timer_.CurrentCount(), 90'000u);
+}
+
+TEST_F(ApicTimerTest, DoesNotStartAgainWhenTheModeChanges) {
+  timer_.SetInitialCount(100'000);
+  clock_.Advance(110'000);
+  EXPECT_TRUE(timer_.TakeExpired());
+  timer_.SetMode(ApicTimer::Mode::kPeriodic);
+  EXPECT_EQ(timer_.CurrentCount(), 0u);
+  EXPECT_EQ(timer_.initial_count(), 100'000u);
+  EXPECT_EQ(timer_.deadline_ns(), kNever);
+}
+
 TEST_F(ApicTimerTest, RepeatsAndMergesWhatIsLate) {
   timer_.SetMode(ApicTimer::Mode::kPeriodic);
   timer_.SetInitialCount(100'000);

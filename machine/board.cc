@@ -18,8 +18,8 @@ constexpr unsigned kUartIrq = 4;
 Board::Board(const BoardOptions& options, const Clock& clock, Console& console,
              SystemControl& system, const std::function<void(unsigned)>& wake,
              std::function<void(Gfn)> forget)
-    : pic_([wake](bool level) {
-        if (level) wake(0);
+    : pic_([this](bool level) {
+        for (const auto& apic : apics_) apic->SetLint(0, level);
       }),
       io_apic_(apic_bus_),
       lines_(pic_, io_apic_),

@@ -41,6 +41,7 @@ class Board {
         const std::function<void(unsigned)>& wake, std::function<void(Gfn)> forget);
 
   const Bus& bus() const { return bus_; }
+  const ApicBus& apic_bus() const { return apic_bus_; }
   Pic& pic() { return pic_; }
   Uart& uart() { return uart_; }
   LocalApic& apic(unsigned cpu) { return *apics_[cpu]; }

@@ -40,7 +40,7 @@ class FakeProcessor final : public Processor {
   }
   bool HasQueuedEvent() const override { return event_queued; }
   bool CanTakeInterrupt() const override { return !event_queued && (state.rflags & kFlagIf) != 0; }
-  bool CanTakeNmi() const override { return !event_queued; }
+  bool CanTakeNmi() const override { return !event_queued && !state.nmi_blocked; }
   void SetInterruptWindow(bool wanted) override { window_wanted = wanted; }
   CpuState GetState() const override { return state; }
   void SetState(const CpuState& s) override { state = s; }

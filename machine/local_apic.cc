@@ -13,9 +13,12 @@ namespace {
 
 using namespace apic;
 
-constexpr std::uint32_t kVersionValue = 0x0005'0014;  // integrated APIC, six LVT entries
+// An integrated APIC with six LVT entries, which can keep EOIs to itself.
+constexpr std::uint32_t kVersionValue = 0x0105'0014;
 constexpr std::uint32_t kBroadcast = 0xffff'ffff;
 constexpr std::uint32_t kIcrWritable = 0x000c'cfff;
+
+constexpr std::uint32_t kSpuriousWritable = 0xff | kSpuriousEnable | kSpuriousNoBroadcast;
 
 // Bits that software can write in each LVT entry, in the order of LocalApic::Lvt.
 constexpr std::array<std::uint32_t, 6> kLvtWritable = {0x0007'00ff, 0x0001'07ff, 0x0001'07ff,
@@ -61,7 +64,7 @@ std::uint64_t X2apicWritable(std::uint32_t offset) {
     case kSelfIpi:
       return 0xff;
     case kSpurious:
-      return 0x1ff;
+      return kSpuriousWritable;
     case kEoi:
     case kEsr:
       return 0;
@@ -91,7 +94,8 @@ void LocalApic::Reset() {
   base_ = kBaseDefault | kBaseEnable | (options_.bootstrap ? kBaseBootstrap : 0);
   xapic_id_ = options_.id << 24;
   ResetLocked();
-  nmi_ = init_ = false;
+  nmis_ = 0;
+  init_ = false;
   start_up_.reset();
   // As firmware leaves it: the PICs reach the bootstrap processor through LINT0.
   if (options_.bootstrap) {
@@ -314,7 +318,7 @@ void LocalApic::WriteLvtLocked(Lvt lvt, std::uint32_t value) {
 
 void LocalApic::WriteSpuriousLocked(std::uint32_t value) {
   PollTimerLocked();
-  spurious_ = value & 0x1ff;
+  spurious_ = value & kSpuriousWritable;
   if (software_enabled()) return;
   for (std::uint32_t& entry : lvt_) entry |= kLvtMasked;
 }
@@ -379,7 +383,8 @@ std::optional<std::uint8_t> LocalApic::EndOfInterruptLocked() {
   if (highest < 0) return std::nullopt;
   const auto vector = static_cast<std::uint8_t>(highest);
   isr_.Clear(vector);
-  return tmr_.Has(vector) ? std::optional(vector) : std::nullopt;
+  const bool told = tmr_.Has(vector) && (spurious_ & kSpuriousNoBroadcast) == 0;
+  return told ? std::optional(vector) : std::nullopt;
 }
 
 bool LocalApic::AcceptsExternal() const {
@@ -390,9 +395,40 @@ bool LocalApic::AcceptsExternal() const {
          static_cast<DeliveryMode>(lint0 >> 8 & 7) == DeliveryMode::kExternal;
 }
 
-bool LocalApic::TakeNmi() {
+void LocalApic::SetLint(unsigned pin, bool level) {
+  bool wakes = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto bit = static_cast<std::uint8_t>(1u << pin);
+    const bool rises = level && (lint_levels_ & bit) == 0;
+    lint_levels_ = static_cast<std::uint8_t>(level ? lint_levels_ | bit : lint_levels_ & ~bit);
+    const std::uint32_t entry = lvt_[pin == 0 ? kLint0 : kLint1];
+    const auto mode = static_cast<DeliveryMode>(entry >> 8 & 7);
+    if (!rises) return;
+    if (!enabled()) {
+      // The pins are the processor's own: INTR and NMI.
+      wakes = options_.bootstrap;
+      if (wakes && pin == 1) AcceptNmiLocked();
+    } else if ((entry & kLvtMasked) == 0) {
+      wakes = true;
+      if (mode == DeliveryMode::kNmi) AcceptNmiLocked();
+      if (mode == DeliveryMode::kInit) init_ = true;
+      if (mode == DeliveryMode::kFixed) {
+        AcceptFixedLocked(static_cast<std::uint8_t>(entry), (entry & kLvtLevelTriggered) != 0);
+      }
+    }
+  }
+  if (wakes) wake_();
+}
+
+unsigned LocalApic::TakeNmis() {
   const std::lock_guard lock(mutex_);
-  return std::exchange(nmi_, false);
+  return std::exchange(nmis_, 0);
+}
+
+// One NMI waits for the end of another; more are lost. [intel/vol3] "Handling Multiple NMIs"
+void LocalApic::AcceptNmiLocked() {
+  if (nmis_ < 2) ++nmis_;
 }
 
 bool LocalApic::TakeInit() {
@@ -453,7 +489,7 @@ void LocalApic::Accept(const ApicMessage& message) {
         AcceptFixedLocked(message.vector, message.level);
         break;
       case DeliveryMode::kNmi:
-        nmi_ = true;
+        AcceptNmiLocked();
         break;
       case DeliveryMode::kInit:
         init_ = true;

@@ -66,11 +66,15 @@ class LocalApic final : public ApicReceiver {
   // The interrupt that its vCPU should take, if any; `AcknowledgeInterrupt` moves it into service.
   bool HasInterrupt() const;
   std::optional<std::uint8_t> AcknowledgeInterrupt();
+  // Local interrupt pin `pin`, 0 or 1, is now at `level`. The PICs' output is at pin 0; what it
+  // asks for as ExtINT the vCPU takes from the PICs.
+  void SetLint(unsigned pin, bool level);
   // Whether the interrupt output of the PICs reaches the vCPU.
   bool AcceptsExternal() const;
 
   // What else arrived, each reported once.
-  bool TakeNmi();
+  // How many NMIs: at most two, one to be taken and one to wait behind it.
+  unsigned TakeNmis();
   bool TakeInit();
   std::optional<std::uint8_t> TakeStartUp();
 
@@ -104,6 +108,7 @@ class LocalApic final : public ApicReceiver {
   std::optional<ApicMessage> CommandLocked();
   std::optional<std::uint8_t> EndOfInterruptLocked();
   void AcceptFixedLocked(std::uint8_t vector, bool level);
+  void AcceptNmiLocked();
   void ReportErrorLocked(std::uint32_t bit);
   void PollTimerLocked();
   int DeliverableLocked() const;
@@ -122,7 +127,9 @@ class LocalApic final : public ApicReceiver {
   std::uint32_t errors_ = 0, esr_ = 0;
   std::uint32_t icr_low_ = 0, icr_high_ = 0;
   std::array<std::uint32_t, kLvtCount> lvt_ = {};
-  bool nmi_ = false, init_ = false;
+  std::uint8_t lint_levels_ = 0;  // as the pins are now
+  unsigned nmis_ = 0;
+  bool init_ = false;
   std::optional<std::uint8_t> start_up_;
 };
 

@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <vector>
 
 import pagesaw.core.address;
 import pagesaw.machine.apic_bus;
@@ -42,7 +44,7 @@ TEST_F(LocalApicTest, HasResetValues) {
   EXPECT_EQ(apic_.base(), 0xfee0'0900u);
   EXPECT_EQ(second_.base(), 0xfee0'0800u);
   EXPECT_EQ(second_.ReadMmio(kId), 1u << 24);
-  EXPECT_EQ(apic_.ReadMmio(kVersion), 0x0005'0014u);
+  EXPECT_EQ(apic_.ReadMmio(kVersion), 0x0105'0014u);
   EXPECT_EQ(apic_.ReadMmio(kSpurious), 0xffu);
   EXPECT_EQ(apic_.ReadMmio(kDfr), 0xffff'ffffu);
   EXPECT_EQ(apic_.ReadMmio(kLvtTimer), kLvtMasked);
@@ -166,8 +168,94 @@ TEST_F(LocalApicTest, StartsOtherProcessors) {
   SendIpi(0xc'8500);  // INIT de-assert
   EXPECT_FALSE(second_.TakeInit());
   SendIpi(0x400, 2);
-  EXPECT_TRUE(third_.TakeNmi());
+  EXPECT_EQ(third_.TakeNmis(), 1u);
   EXPECT_EQ(apic_.ReadMmio(kIcrLow) & 1u << 12, 0u);
+}
+
+TEST_F(LocalApicTest, KeepsTwoNmis) {
+  for (int i = 0; i < 2; ++i) SendIpi(0x400, 2);
+  EXPECT_EQ(third_.TakeNmis(), 2u);
+  for (int i = 0; i < 5; ++i) SendIpi(0x400, 2);
+  EXPECT_EQ(third_.TakeNmis(), 2u);
+  EXPECT_EQ(third_.TakeNmis(), 0u);
+}
+
+struct LintCase {
+  const char* name;
+  unsigned pin;
+  std::uint32_t entry;
+  std::optional<std::uint8_t> interrupt;
+  unsigned nmis;
+};
+class LocalApicLint : public LocalApicTest, public testing::WithParamInterface<LintCase> {};
+
+TEST_P(LocalApicLint, RaisesWhatItsEntrySays) {
+  const LintCase& c = GetParam();
+  apic_.WriteMmio(c.pin == 0 ? kLvtLint0 : kLvtLint1, c.entry);
+  const bool wakes = (c.entry & kLvtMasked) == 0;
+  for (int i = 0; i < 2; ++i) {
+    wakes_ = 0;
+    apic_.SetLint(c.pin, true);
+    EXPECT_EQ(wakes_, wakes ? 1 : 0);
+    apic_.SetLint(c.pin, true);  // no edge
+    EXPECT_EQ(wakes_, wakes ? 1 : 0);
+    EXPECT_EQ(apic_.AcknowledgeInterrupt(), c.interrupt);
+    EXPECT_EQ(apic_.TakeNmis(), c.nmis);
+    apic_.SetLint(c.pin, false);
+    EXPECT_EQ(apic_.AcknowledgeInterrupt(), std::nullopt);
+    apic_.WriteMmio(kEoi, 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Entries, LocalApicLint,
+                         testing::Values(LintCase{"Fixed", 0, 0x45, 0x45, 0},
+                                         LintCase{"FixedAtPin1", 1, 0x46, 0x46, 0},
+                                         LintCase{"Masked", 0, 0x1'0045, std::nullopt, 0},
+                                         LintCase{"External", 0, 0x700, std::nullopt, 0},
+                                         LintCase{"Nmi", 1, 0x400, std::nullopt, 1},
+                                         LintCase{"NmiAtPin0", 0, 0x400, std::nullopt, 1}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST_F(LocalApicTest, DisabledItLetsThePinsThrough) {
+  ASSERT_TRUE(apic_.WriteBase(0xfee0'0000));
+  apic_.SetLint(0, true);
+  EXPECT_EQ(wakes_, 1);
+  EXPECT_TRUE(apic_.AcceptsExternal());
+  apic_.SetLint(1, true);
+  EXPECT_EQ(apic_.TakeNmis(), 1u);
+}
+
+class Listener final : public EoiListener {
+ public:
+  void EndOfInterrupt(std::uint8_t vector) override { vectors.push_back(vector); }
+  std::vector<std::uint8_t> vectors;
+};
+
+TEST_F(LocalApicTest, BroadcastsEoisOfLevelTriggeredInterrupts) {
+  Listener listener;
+  bus_.Listen(listener);
+  const auto serve = [this](std::uint8_t vector, bool level) {
+    bus_.Send({.vector = vector, .level = level, .destination = 0}, nullptr);
+    EXPECT_EQ(apic_.AcknowledgeInterrupt(), vector);
+    EXPECT_EQ((apic_.ReadMmio(kTmr + 0x20) >> (vector & 31) & 1) != 0, level);
+    apic_.WriteMmio(kEoi, 0);
+  };
+  serve(0x41, true);
+  serve(0x42, false);
+  EXPECT_EQ(listener.vectors, std::vector<std::uint8_t>{0x41});
+  serve(0x43, true);
+  EXPECT_EQ(listener.vectors, (std::vector<std::uint8_t>{0x41, 0x43}));
+}
+
+TEST_F(LocalApicTest, KeepsEoisToItselfWhenToldTo) {
+  Listener listener;
+  bus_.Listen(listener);
+  apic_.WriteMmio(kSpurious, 0x11ff);
+  EXPECT_EQ(apic_.ReadMmio(kSpurious), 0x11ffu);
+  bus_.Send({.vector = 0x41, .level = true, .destination = 0}, nullptr);
+  EXPECT_EQ(apic_.AcknowledgeInterrupt(), 0x41);
+  apic_.WriteMmio(kEoi, 0);
+  EXPECT_TRUE(listener.vectors.empty());
 }
 
 TEST_F(LocalApicTest, ReportsIllegalVectors) {
@@ -231,7 +319,7 @@ TEST_F(LocalApicTest, X2apicMsrsAnswerInThatModeOnly) {
   ASSERT_TRUE(second_.WriteBase(0xfee0'0c00));
   EXPECT_FALSE(second_.ClaimsMmio(Gpa(0xfee0'0000)));
   EXPECT_EQ(second_.ReadMsr(0x802), 1u);
-  EXPECT_EQ(second_.ReadMsr(0x803), 0x0005'0014u);
+  EXPECT_EQ(second_.ReadMsr(0x803), 0x0105'0014u);
   EXPECT_EQ(second_.ReadMsr(0x80d), 2u);
   EXPECT_EQ(second_.ReadMsr(0x80b), std::nullopt);  // EOI is write-only
   EXPECT_EQ(second_.ReadMsr(0x80e), std::nullopt);  // no DFR

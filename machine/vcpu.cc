@@ -11,6 +11,8 @@ module;
 #include <utility>
 module pagesaw.machine.vcpu;
 
+import pagesaw.machine.hypercalls;
+
 namespace pagesaw {
 namespace {
 
@@ -102,10 +104,19 @@ bool Vcpu::InterruptPending() const {
   return apic_.HasInterrupt() || (environment_.pic->HasInterrupt() && apic_.AcceptsExternal());
 }
 
+// One NMI may be handled and one wait. [intel/vol3] "Handling Multiple NMIs"
+void Vcpu::TakeNmis() {
+  if (!processor_->HasQueuedEvent()) nmi_queued_ = false;
+  const unsigned arrived = apic_.TakeNmis();
+  if (arrived == 0) return;
+  const bool handling = nmi_queued_ || processor_->GetState().nmi_blocked;
+  nmis_pending_ = std::min(nmis_pending_ + arrived, handling ? 1u : 2u);
+}
+
 bool Vcpu::ShouldWake() {
-  nmi_pending_ = apic_.TakeNmi() || nmi_pending_;
+  TakeNmis();
   if (processor_->HasQueuedEvent()) return true;
-  if (nmi_pending_ && processor_->CanTakeNmi()) return true;
+  if (nmis_pending_ != 0 && processor_->CanTakeNmi()) return true;
   return processor_->CanTakeInterrupt() && InterruptPending();
 }
 
@@ -134,10 +145,11 @@ void Vcpu::Kick() {
 }
 
 void Vcpu::InjectPending() {
-  nmi_pending_ = apic_.TakeNmi() || nmi_pending_;
-  if (nmi_pending_ && processor_->CanTakeNmi()) {
+  TakeNmis();
+  if (nmis_pending_ != 0 && processor_->CanTakeNmi()) {
     processor_->Inject({.kind = Event::Kind::kNmi, .vector = 2});
-    nmi_pending_ = false;
+    nmi_queued_ = true;
+    --nmis_pending_;
   }
   if (InterruptPending() && processor_->CanTakeInterrupt()) {
     const std::optional<std::uint8_t> vector = apic_.AcknowledgeInterrupt();
@@ -152,8 +164,9 @@ Exit Vcpu::RunGuest(std::uint64_t now_ns) {
   const std::uint64_t deadline = NextDeadline();
   const std::uint64_t left_ns = deadline > now_ns ? deadline - now_ns : 0;
   std::uint64_t budget =
-      nmi_pending_ ? 1  // to the end of a block: an IRET that unblocks NMIs is one
-                   : std::clamp(left_ns / kNsPerInstruction, kShortestSlice, kSliceInstructions);
+      nmis_pending_ != 0
+          ? 1  // to the end of a block: an IRET that unblocks NMIs is one
+          : std::clamp(left_ns / kNsPerInstruction, kShortestSlice, kSliceInstructions);
   if (lent_count_ != 0) budget = 1;
   EnterGuest();
   const Exit exit = processor_->Run(budget);
@@ -349,6 +362,9 @@ void Vcpu::Dispatch(BusAccess& access) {
       return;
     case BusAccess::Kind::kTprWrite:
       apic_.WriteCr8(static_cast<std::uint8_t>(access.value & 15));
+      return;
+    case BusAccess::Kind::kHypercall:
+      access.value = AnswerHypercall(HypercallOf(processor_->GetState()), *environment_.apic_bus);
       return;
     default:
       break;

@@ -18,6 +18,7 @@ import pagesaw.core.guest_memory;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
+import pagesaw.machine.apic_bus;
 import pagesaw.machine.bus;
 import pagesaw.machine.clock;
 import pagesaw.machine.local_apic;
@@ -33,6 +34,7 @@ struct VcpuEnvironment {
   const Clock* clock = nullptr;
   const Bus* bus = nullptr;
   Pic* pic = nullptr;
+  const ApicBus* apic_bus = nullptr;
   VmMmu* mmu = nullptr;
   const GuestMemory* memory = nullptr;  // needed if not `tdp`
   bool tdp = true;
@@ -83,6 +85,7 @@ class Vcpu {
   void PollTimers(std::uint64_t now_ns);
   // INIT and start-up messages. False: the vCPU cannot run.
   Ending TakeStartMessages();
+  void TakeNmis();
   bool InterruptPending() const;
   bool ShouldWake();
   void Wait(std::uint64_t until_ns);
@@ -113,7 +116,8 @@ class Vcpu {
   bool tables_set_ = false;
   bool halted_ = false;
   bool waits_for_start_up_ = false;
-  bool nmi_pending_ = false;
+  unsigned nmis_pending_ = 0;
+  bool nmi_queued_ = false;  // the processor has yet to deliver one
 
   std::uint64_t fruitless_page_ = ~std::uint64_t{0};
   std::uint64_t fruitless_progress_ = 0;

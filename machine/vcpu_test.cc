@@ -78,8 +78,9 @@ class VcpuTest : public testing::Test {
     auto mmu = std::make_unique<FakeMmu>();
     processor_ = processor.get();
     mmu_ = mmu.get();
-    vcpu_ = std::make_unique<Vcpu>(VcpuEnvironment{.clock = &clock_, .bus = &bus_, .pic = &pic_},
-                                   std::move(processor), std::move(mmu), apic_, msrs_);
+    vcpu_ = std::make_unique<Vcpu>(
+        VcpuEnvironment{.clock = &clock_, .bus = &bus_, .pic = &pic_, .apic_bus = &apic_bus_},
+        std::move(processor), std::move(mmu), apic_, msrs_);
     apic_bus_.Attach(apic_);
     apic_.WriteMmio(0xf0, 0x1ff);
     processor_->state.rflags |= kFlagIf;
@@ -121,6 +122,45 @@ TEST_F(VcpuTest, GivesTheProcessorItsTablesOnce) {
   EXPECT_TRUE(processor_->tables.second_stage);
 }
 
+TEST_F(VcpuTest, DeliversTwoNmisThatCameTogether) {
+  for (int i = 0; i < 3; ++i) apic_.Accept({.mode = DeliveryMode::kNmi});
+  for (int i = 0; i < 5; ++i) EXPECT_FALSE(vcpu_->Step().has_value());
+  ASSERT_EQ(processor_->events.size(), 2u);
+  EXPECT_EQ(processor_->events[0].kind, Event::Kind::kNmi);
+}
+
+TEST_F(VcpuTest, KeepsTwoNmisWhileTheProcessorIsBusyOtherwise) {
+  processor_->Inject({.kind = Event::Kind::kExternalInterrupt, .vector = 0x40});
+  for (int i = 0; i < 3; ++i) apic_.Accept({.mode = DeliveryMode::kNmi});
+  for (int i = 0; i < 6; ++i) EXPECT_FALSE(vcpu_->Step().has_value());
+  EXPECT_EQ(processor_->events.size(), 3u);
+}
+
+TEST_F(VcpuTest, KeepsOneNmiBehindTheOneBeingHandled) {
+  processor_->state.nmi_blocked = true;
+  for (int i = 0; i < 3; ++i) {
+    apic_.Accept({.mode = DeliveryMode::kNmi});
+    EXPECT_FALSE(vcpu_->Step().has_value());
+  }
+  EXPECT_EQ(processor_->events.size(), 0u);
+  processor_->state.nmi_blocked = false;
+  for (int i = 0; i < 5; ++i) EXPECT_FALSE(vcpu_->Step().has_value());
+  EXPECT_EQ(processor_->events.size(), 1u);
+}
+
+TEST_F(VcpuTest, AnswersHypercalls) {
+  processor_->state.gpr[kRax] = 10;
+  processor_->state.gpr[kRbx] = 1;
+  processor_->state.gpr[kRdx] = 0;
+  processor_->state.gpr[kRsi] = 0x41;
+  Exits({.reason = ExitReason::kBus,
+         .bus = {.kind = BusAccess::Kind::kHypercall, .bytes = 8, .address = 10}});
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  ASSERT_EQ(processor_->answers.size(), 1u);
+  EXPECT_EQ(processor_->answers[0].value, 1u);
+  EXPECT_TRUE(apic_.HasInterrupt());
+}
+
 TEST_F(VcpuTest, LetsTheShadowMmuFixFaults) {
   mmu_->answer.outcome = FaultOutcome::kFixed;
   Exits(Fault(0x5123, Access::Write(Privilege::kUser)));
@@ -135,7 +175,7 @@ TEST_F(VcpuTest, TakesAFaultWithoutMemoryToTheDevices) {
   Exits(Fault(0xfee0'0030, kRead, {.kind = BusAccess::Kind::kMmioRead, .bytes = 4}));
   EXPECT_FALSE(vcpu_->Step().has_value());
   ASSERT_EQ(processor_->answers.size(), 1u);
-  EXPECT_EQ(processor_->answers[0].value, 0x0005'0014u);
+  EXPECT_EQ(processor_->answers[0].value, 0x0105'0014u);
   Exits(Fault(0xd000'0000, kRead, {.kind = BusAccess::Kind::kMmioRead, .bytes = 2}));
   EXPECT_FALSE(vcpu_->Step().has_value());
   EXPECT_EQ(processor_->answers[1].value, 0xffffu);

@@ -64,22 +64,6 @@ absl::StatusOr<const TdpFormat*> ChooseTdpFormat(const PluginRegistry& registry,
                    config.execute_split == ExecuteSplit::kOn ? " that split execute rights" : ""));
 }
 
-std::string_view PagingFormatName(PagingMode mode) {
-  switch (mode) {
-    case PagingMode::kNone:
-      return "none";
-    case PagingMode::k32Bit:
-      return "32-bit";
-    case PagingMode::kPae:
-      return "pae";
-    case PagingMode::k4Level:
-      return "4-level";
-    case PagingMode::k5Level:
-      return "5-level";
-  }
-  return "unknown";
-}
-
 }  // namespace
 
 struct Vm::Impl final : public TlbFlusher, public SystemControl {
@@ -223,6 +207,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
     vcpus.push_back(std::make_unique<Vcpu>(VcpuEnvironment{.clock = &clock,
                                                            .bus = &board->bus(),
                                                            .pic = &board->pic(),
+                                                           .apic_bus = &board->apic_bus(),
                                                            .mmu = mmu.get(),
                                                            .memory = &memory,
                                                            .tdp = config.tdp,
@@ -371,7 +356,7 @@ absl::StatusOr<std::vector<WalkerInfo>> Vm::Walkers(unsigned vcpu) const {
   const std::unique_ptr<PageWalker> walker = impl_->mmu->MakeCpuWalker(*state);
   const PagingMode mode = state->mode();
   return std::vector<WalkerInfo>{{.name = std::string(walker->name()),
-                                  .format_name = std::string(PagingFormatName(mode)),
+                                  .format_name = std::string(PagingModeName(mode)),
                                   .format = walker->format(),
                                   .mode = mode,
                                   .root_level = walker->root_level(),

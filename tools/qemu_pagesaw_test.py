@@ -35,7 +35,7 @@ class QemuPagesawTest(unittest.TestCase):
         self.assertIn("--memory=%d" % (2 << 30), got)
 
     def test_models_choose_the_vendor(self):
-        for model, vendor in (("max", "intel"), ("qemu64", "amd"), ("max,+svm", "amd"),
+        for model, vendor in (("max", "intel"), ("qemu64", "intel"), ("max,+svm", "amd"),
                               ("max,vendor=AuthenticAMD", "amd"),
                               ("qemu64,vendor=GenuineIntel", "intel"), ("max,+vmx", "intel")):
             self.assertIn("--vendor=" + vendor, command("-cpu", model), model)
@@ -43,18 +43,22 @@ class QemuPagesawTest(unittest.TestCase):
     def test_environment_chooses_where_the_model_does_not(self):
         os.environ["PAGESAW_VENDOR"] = "amd"
         self.assertIn("--vendor=amd", command("-cpu", "max"))
+        self.assertIn("--vendor=amd", command("-cpu", "qemu64"))
         self.assertIn("--vendor=intel", command("-cpu", "IvyBridge"))
 
     def test_translates_feature_names(self):
         got = command("-cpu", "max,+tsc-deadline,-x2apic,pcid=off,host-phys-bits")
         self.assertIn("--cpu_features=+tsc_deadline_timer,-x2apic,-pcid", got)
 
+    def test_passes_the_width_of_addresses_on(self):
+        got = command("-cpu", "max,phys-bits=36,host-phys-bits=off")
+        self.assertIn("--cpu_features=maxphyaddr=36", got)
+
     def test_names_what_it_does_not_know(self):
         self.assertIn("--bogus", self.refusal("--bogus"))
         self.assertIn("edu", self.refusal("-device", "edu"))
         self.assertIn("vmport=on", self.refusal("-machine", "vmport=on"))
         self.assertIn("Z80", self.refusal("-cpu", "Z80"))
-        self.assertIn("phys-bits=36", self.refusal("-cpu", "max,phys-bits=36"))
         self.assertIn("12x", self.refusal("-m", "12x"))
         self.assertIn("iobase", self.refusal("-device", "isa-debug-exit,iobase=0x501"))
         self.assertIn("requires", self.refusal("-kernel"))

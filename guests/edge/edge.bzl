@@ -20,6 +20,7 @@ EDGE_GUESTS = [
     "exit_value",
     "garbage",
     "garbage_random",
+    "hypercall",
     "idt_in_mmio",
     "ipi",
     "jump_to_mmio",
