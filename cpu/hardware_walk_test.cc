@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -10,6 +11,7 @@ import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.cpu.core;
 import pagesaw.cpu.memory;
+import pagesaw.cpu.page_directory_pointers;
 import pagesaw.cpu.tlb;
 import pagesaw.cpu.test_core;
 import pagesaw.mmu.legacy_format;
@@ -143,6 +145,18 @@ TEST_F(TwoStages, InvalidatingAnAddressOfA4MibPageForgetsAllOfIt) {
   entry.read_tag = upper;
   EXPECT_FALSE(core.tlb.FlushPage(kPage));
   EXPECT_EQ(entry.read_tag, kNoTag);
+}
+
+TEST_F(TwoStages, PdptesAreReadByPhysicalAddressWhateverPagingSays) {
+  Core& core = test_.core();
+  core.efer = 0;
+  core.pdptes = {};  // linear address 0 is nowhere
+  core.UpdatePaging();
+  test_.Write<std::uint64_t>(0x84008, 0x85001);
+  std::array<std::uint64_t, 4> pdptes = {};
+  EXPECT_TRUE(LoadPdptes(core, 0x84000, core.cr0, core.cr4, pdptes));
+  EXPECT_EQ(pdptes[1], 0x85001u);
+  EXPECT_EQ(core.paging.mode(), PagingMode::kPae);
 }
 
 // What a pointer means under linear-address masking.

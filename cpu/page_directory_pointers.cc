@@ -27,11 +27,11 @@ bool LoadPhysical(Core& core, std::uint64_t gpa, std::uint64_t& value) {
     value = access.value;
     return true;
   }
-  const std::uint64_t cr0 = core.cr0;
-  core.cr0 &= ~kCr0Pg;
+  const std::uint64_t cr0 = core.paging.cr0;
+  core.paging.cr0 &= ~kCr0Pg;
   HostPage page;
   const bool found = WalkHardware(core, gpa, Access::Read(Privilege::kSupervisor), page);
-  core.cr0 = cr0;
+  core.paging.cr0 = cr0;
   if (found) {
     value = LoadHost<std::uint64_t>(reinterpret_cast<const void*>(page.host));
     return true;
