@@ -1,0 +1,258 @@
+module;
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+module pagesaw.tests.mmu.virtual_cpu;
+
+import pagesaw.cpu.control_registers;
+import pagesaw.cpu.hardware_walk;
+import pagesaw.cpu.memory;
+import pagesaw.mmu.direct_mmu;
+import pagesaw.mmu.shadowing_mmu;
+
+namespace pagesaw {
+namespace {
+
+constexpr std::uint64_t kPageMask = 0xfff;
+// An access faults a few times at each level before it comes through.
+constexpr unsigned kTries = 64;
+
+std::unique_ptr<ShadowMmu> MakeMmu(ShadowPages& pages, const GuestMemory& memory,
+                                   const GuestTables* tables, CpuWalker& walker) {
+  if (tables != nullptr) return ShadowingMmu::Make(pages, memory, *tables, walker);
+  return DirectMmu::Make(pages, memory, walker, Level::kPml4);
+}
+
+}  // namespace
+
+Access AccessOf(Asked asked) {
+  const Privilege by = asked.by == Asked::By::kUser ? Privilege::kUser : Privilege::kSupervisor;
+  const Access access = asked.kind == Asked::Kind::kFetch   ? Access::Fetch(by)
+                        : asked.kind == Asked::Kind::kWrite ? Access::Write(by)
+                                                            : Access::Read(by);
+  return asked.by == Asked::By::kSupervisorWithAc ? access.WithSmapWaived() : access;
+}
+
+VirtualCpu::VirtualCpu(const cpu::CpuModel& model, const GuestMemory& memory, ShadowPages& pages,
+                       const GuestTables* tables)
+    : memory_(memory),
+      model_(model),
+      core_(std::make_unique<cpu::Core>()),
+      walker_(memory),
+      mmu_(MakeMmu(pages, memory, tables, walker_)) {
+  core_->model = &model_;
+  core_->code = this;
+  core_->cr0 = kCr0Pe;
+  core_->tables.second_stage = tables == nullptr;
+  PagingHasChanged();
+}
+
+VirtualCpu::~VirtualCpu() = default;
+
+void VirtualCpu::Flush() {
+  core_->second_stage_tlb.Flush();
+  core_->FlushTranslations();
+}
+
+void VirtualCpu::EnterGuest() {
+  while (!std::exchange(tables_set_, true) || mmu_->roots_obsolete()) {
+    const ShadowRoot root = mmu_->Root();
+    core_->tables = {.format = &mmu_->format(),
+                     .root = root.table,
+                     .level = root.level,
+                     .second_stage = core_->tables.second_stage};
+    core_->second_stage_tlb.Flush();
+    core_->UpdatePaging();
+  }
+}
+
+void VirtualCpu::PagingHasChanged() {
+  core_->UpdatePaging();
+  core_->segments[kCs].attributes = core_->long_mode() ? 0xa09b : 0xc09b;
+  core_->UpdateMode();
+  walker_.Reset(core_->Paging());
+  if (core_->tables.second_stage) return;
+  mmu_->PagingChanged(core_->Paging());
+  tables_set_ = false;
+}
+
+void VirtualCpu::BecomePrivileged(Asked::By by) {
+  cpu::Core& core = *core_;
+  // An implicit access is the processor's own, whatever it runs.
+  const bool ring3 = by == Asked::By::kUser || by == Asked::By::kImplicit;
+  core.segments[kSs].attributes = ring3 ? 0xc0f3 : 0xc093;
+  core.rflags = kFlagFixed | (by == Asked::By::kSupervisorWithAc ? kFlagAc : 0);
+  core.UpdateMode();
+}
+
+// What the table fault that the processor met comes to. `again`: the access is to be tried again.
+Outcome VirtualCpu::Resolve(std::uint64_t linear, bool& again) {
+  const TableFault& fault = core_->exit.fault;
+  walker_.Reset(core_->Paging());  // protection keys change without an exit
+  const FaultResolution resolution = mmu_->HandleFault({.address = fault.address,
+                                                        .access = fault.access,
+                                                        .stage = fault.stage,
+                                                        .malformed = fault.malformed,
+                                                        .present = fault.present,
+                                                        .linear = Gva(linear)});
+  again = true;
+  switch (resolution.outcome) {
+    case FaultOutcome::kGuestFault:
+      again = false;
+      return {Outcome::Kind::kGuestFault, resolution.guest_fault.code.bits()};
+    case FaultOutcome::kMmio:
+      if (fault.stage == Stage::kTable) {
+        // An entry that lies in no memory reads as all ones; one that cannot be written stays.
+        BusAccess answer = fault.bus;
+        if (answer.kind == BusAccess::Kind::kMmioRead) {
+          answer.value = ~std::uint64_t{0} >> (answer.bytes == 4 ? 32 : 0);
+        }
+        core_->replay.Add(answer);
+        return {};
+      }
+      again = false;
+      return {Outcome::Kind::kDevice, resolution.gpa.bits()};
+    case FaultOutcome::kWriteProtected:
+      again = false;
+      lent_ = resolution.gpa;
+      core_->replay.Lend(linear, resolution.host.bits());
+      return {Outcome::Kind::kHost, resolution.host.bits()};
+    default:
+      return {};
+  }
+}
+
+Outcome VirtualCpu::MakeAccess(std::uint64_t linear, Asked asked, bool& from_tlb) {
+  cpu::Core& core = *core_;
+  const bool write = asked.kind == Asked::Kind::kWrite;
+  const cpu::By by = asked.by == Asked::By::kImplicit ? cpu::By::kProcessor : cpu::By::kProgram;
+  lent_.reset();
+  core.replay.Clear();
+  from_tlb = false;
+  for (unsigned tries = 0; tries < kTries; ++tries) {
+    EnterGuest();
+    BecomePrivileged(asked.by);
+    const cpu::TlbBank& bank =
+        by == cpu::By::kProcessor ? core.tlb.bank(cpu::BankName::kSupervisor) : *core.bank;
+    const cpu::TlbEntry& entry = const_cast<cpu::TlbBank&>(bank).At(linear);
+    const std::uint64_t tag = write ? entry.write_tag : entry.read_tag;
+    if (asked.kind != Asked::Kind::kFetch && tag == (linear & ~kPageMask)) {
+      from_tlb = true;
+      return {Outcome::Kind::kHost, linear + entry.addend};
+    }
+    core.stop = cpu::Stop::kNone;
+    core.replay.Rewind();
+    cpu::HostPage page;
+    if (cpu::WalkHardware(core, linear, AccessOf(asked), page)) {
+      // The same through the TLB, which has it from now on.
+      core.replay.Rewind();
+      const bool data = asked.kind != Asked::Kind::kFetch;
+      if (data &&
+          !(write ? cpu::ProbeWrite(core, linear, 1, by) : cpu::ProbeRead(core, linear, 1, by))) {
+        return {};
+      }
+      core.replay.Clear();
+      return {Outcome::Kind::kHost, page.host};
+    }
+    if (core.stop == cpu::Stop::kException) {
+      core.replay.Clear();
+      if (core.exception.cr2 != linear) return {};
+      return {Outcome::Kind::kGuestFault, core.exception.error_code};
+    }
+    bool again = false;
+    const Outcome outcome = Resolve(linear, again);
+    if (again) continue;
+    if (!lent_) core.replay.Clear();
+    return outcome;
+  }
+  return {};
+}
+
+void VirtualCpu::Store(std::uint64_t linear, std::uint64_t value) {
+  core_->replay.Rewind();
+  core_->stop = cpu::Stop::kNone;
+  (void)cpu::Store<std::uint64_t>(*core_, linear, value);
+  core_->replay.Clear();
+  if (!lent_) return;
+  mmu_->GuestWrote(Gpa(lent_->bits() & ~kPageMask), kPageBytes);
+}
+
+void VirtualCpu::SetPaging(const PagingState& state) {
+  core_->cr0 = state.cr0;
+  core_->cr3 = state.cr3;
+  core_->cr4 = state.cr4;
+  core_->efer = state.efer;
+  core_->pdptes = state.pdptes;
+  PagingHasChanged();
+}
+
+void VirtualCpu::SetKeys(std::uint32_t pkru, std::uint32_t pkrs) {
+  core_->SetProtectionKeys(core_->pkru, pkru);
+  core_->SetProtectionKeys(core_->pkrs, pkrs);
+}
+
+bool VirtualCpu::RunInstruction(bool (*instruction)(cpu::Core&, const cpu::Op&),
+                                const cpu::Op& op) {
+  cpu::Core& core = *core_;
+  core.replay.Clear();
+  for (unsigned tries = 0; tries < kTries; ++tries) {
+    EnterGuest();
+    BecomePrivileged(Asked::By::kSupervisor);
+    core.stop = cpu::Stop::kNone;
+    core.replay.Rewind();
+    if (instruction(core, op)) {
+      core.replay.Clear();
+      const bool left = core.stop == cpu::Stop::kExit;
+      if (left && core.exit.reason == ExitReason::kInvalidate) {
+        mmu_->Invalidate(core.exit.linear);
+      } else if (left) {
+        PagingHasChanged();
+      } else {
+        walker_.Reset(core.Paging());
+      }
+      return true;
+    }
+    if (core.stop == cpu::Stop::kException) break;
+    if (core.exit.reason == ExitReason::kBus) {
+      // A PDPTE of PAE paging, read by the outside.
+      BusAccess answer = core.exit.bus;
+      const std::byte* host = HostRange(memory_, Gpa(answer.address), answer.bytes, false);
+      answer.value =
+          host == nullptr ? ~std::uint64_t{0} : *reinterpret_cast<const std::uint64_t*>(host);
+      core.replay.Add(answer);
+      continue;
+    }
+    bool again = false;
+    if (Resolve(0, again).kind == Outcome::Kind::kDevice) {
+      BusAccess answer = core.exit.fault.bus;
+      answer.value = ~std::uint64_t{0};
+      core.replay.Add(answer);
+    }
+  }
+  core.replay.Clear();
+  return false;
+}
+
+bool VirtualCpu::MovToControl(unsigned number, std::uint64_t value) {
+  cpu::Op op;
+  op.first = static_cast<cpu::RegisterOffset>(number);
+  op.second = kRax * 8;
+  op.operand_bytes = 8;
+  core_->gpr[kRax] = value;
+  return RunInstruction(cpu::MovToControl, op);
+}
+
+bool VirtualCpu::Invlpg(std::uint64_t linear) {
+  cpu::Op op;
+  op.base = kRax * 8;
+  op.memory = 1;
+  op.address_bytes = core_->code_64() ? 8 : 4;
+  core_->gpr[kRax] = linear;
+  core_->segments[kDs] = {.selector = 0x10, .attributes = 0xc093, .limit = 0xffff'ffff, .base = 0};
+  return RunInstruction(cpu::Invlpg, op);
+}
+
+}  // namespace pagesaw
