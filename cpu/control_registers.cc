@@ -93,6 +93,7 @@ bool SetCr4(Core& core, std::uint64_t value) {
   core.cr4 = value;
   core.pdptes = pdptes;
   if ((changed & kCr4Paging) != 0) PagingChanged(core);
+  if ((changed & kCr4De) != 0) core.UpdateBreakpoints();
   core.UpdateMode();
   return true;
 }
@@ -256,6 +257,7 @@ bool MovToDebug(Core& core, const Op& op) {
     case 2:
     case 3:
       core.dr[number] = value;
+      core.UpdateBreakpoints();
       return true;
     case 6:
       if (value >> 32 != 0) return core.Raise(kGp, 0);
@@ -264,6 +266,7 @@ bool MovToDebug(Core& core, const Op& op) {
     case 7:
       if (value >> 32 != 0) return core.Raise(kGp, 0);
       core.dr7 = (value & kDr7Writable) | kDr7Fixed;
+      core.UpdateBreakpoints();
       return true;
     default:
       return core.Raise(kUd);

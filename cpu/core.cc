@@ -139,6 +139,22 @@ void Core::UpdatePaging() {
   FlushTranslations();
 }
 
+void Core::UpdateBreakpoints() {
+  breakpoints = Breakpoints(dr, dr7, (cr4 & kCr4De) != 0);
+  // What is watched now may be in the TLB and in the jump cache as if it were not.
+  if (breakpoints.any()) FlushTranslations();
+}
+
+bool Core::NoteBreakpoints(BreakpointSet met) {
+  if (met == 0) return true;
+  if (!alone) {
+    stop = Stop::kAlone;
+    return false;
+  }
+  debug_causes |= met;
+  return true;
+}
+
 void Core::SetProtectionKeys(std::uint32_t& keys, std::uint32_t value) {
   const std::uint32_t changed = keys ^ value;
   keys = value;

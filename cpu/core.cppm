@@ -11,6 +11,7 @@ export module pagesaw.cpu.core;
 export import pagesaw.core.cpu_state;
 export import pagesaw.core.page_format;
 export import pagesaw.core.processor;
+export import pagesaw.cpu.breakpoints;
 export import pagesaw.cpu.lazy_flags;
 export import pagesaw.cpu.second_stage_tlb;
 export import pagesaw.cpu.tlb;
@@ -79,6 +80,7 @@ enum class Stop : std::uint8_t {
   kNone,
   kException,  // `exception` is to be delivered at `rip`
   kExit,       // `exit` goes to the run loop
+  kAlone,      // the instruction at `rip` met a breakpoint and must run again, `alone`
 };
 
 // The kind of thing that a #PF, or whatever else interrupts, is delivered as.
@@ -92,7 +94,7 @@ struct Pending {
   bool privileged_software = false;  // ICEBP: a software exception that checks no gate DPL
   std::uint32_t error_code = 0;
   std::uint64_t cr2 = 0;         // with vector 14
-  std::uint64_t dr6 = 0;         // with vector 1: the causes
+  std::uint64_t dr6 = 0;         // with vector 1: the causes, bits of DR6
   std::uint64_t return_rip = 0;  // what is pushed
 };
 
@@ -200,6 +202,14 @@ struct Core {
   bool trap_cancelled = false;
   // It loaded a TF that steps behind it, not behind the next one.
   bool trap_forced = false;
+  // It loaded SS by MOV or POP: debug exceptions wait for the instruction behind it.
+  // [intel/vol3] "Masking Exceptions and Interrupts When Switching Stacks"
+  bool stack_shadow = false;
+  // RIP is on a repeated string instruction that has done some of its iterations.
+  bool in_repeat = false;
+  // What has happened to be told by the next #DB that is a trap: bits of DR6.
+  std::uint64_t debug_causes = 0;
+  std::uint64_t debugctl = 0;
   bool nmi_blocked = false;
   ExtendedState extended;
 
@@ -212,6 +222,8 @@ struct Core {
   PageFormat guest_format;      // of the guest's own tables
   PageFormat spte_format;       // one stage: of SPTEs, judged by the guest's SMEP, SMAP and keys
   bool masks_pointers = false;  // linear-address masking is on for some pointers
+  Breakpoints breakpoints;      // as of the last UpdateBreakpoints
+  bool alone = false;           // one instruction or event runs, and then its traps are looked at
   bool paging_changed = true;   // the snapshot for other threads is out of date
 
   // -- what stopped execution
@@ -276,6 +288,8 @@ struct Core {
   // Recomputes the formats of tables and forgets every translation: after every change of CR0, CR3,
   // CR4, EFER, the PDPTEs or `tables`.
   void UpdatePaging();
+  // Arms what the debug registers ask for: after every change of DR0 to DR3, DR7 or CR4.DE.
+  void UpdateBreakpoints();
   // Sets `keys`, which is PKRU or PKRS of this, and forgets the rights that rest on its old value.
   void SetProtectionKeys(std::uint32_t& keys, std::uint32_t value);
   // Forgets every jump: what an instruction pointer means has changed.
@@ -293,6 +307,9 @@ struct Core {
   bool RaisePageFault(std::uint64_t linear, PageFaultCode code);
   // #GP, or #SS if `segment` is SS, with error code 0.
   bool RaiseSegmentFault(SegmentName segment);
+  // Notes that the current instruction meets the breakpoints `met`. False if it must run again,
+  // alone, for others to see it.
+  bool NoteBreakpoints(BreakpointSet met);
   // Leaves Run with `exit` for the reason given; the instruction starts again. Returns false.
   bool LeaveWith(ExitReason reason);
   // Asks the outside: true with the answer in `access.value` if it has been given, else leaves

@@ -61,12 +61,22 @@ struct Delivering {
   bool Refuse(Vector vector) const { return core.Raise(vector, gate_error()); }
 };
 
-// RF in the image makes the restarted instruction immune to its own breakpoint.
-// [intel/vol3] "Instruction-Breakpoint Exception Condition"
+// RF in the image makes the restarted instruction immune to its own breakpoint; the breakpoint's
+// own fault leaves that to its handler. [intel/vol3] "Instruction-Breakpoint Exception Condition"
 std::uint64_t FlagsImage(const Core& core, const Pending& pending) {
   const std::uint64_t flags = core.Rflags();
-  if (pending.event_class == EventClass::kFault && pending.vector != kDb) return flags | kFlagRf;
-  return pending.event_class == EventClass::kInterrupt ? flags : flags & ~kFlagRf;
+  switch (pending.event_class) {
+    case EventClass::kFault: {
+      const bool breakpoint = pending.vector == kDb && (pending.dr6 & kDr6Bd) == 0;
+      return breakpoint ? flags : flags | kFlagRf;
+    }
+    case EventClass::kTrap:
+    case EventClass::kInterrupt:
+      return core.in_repeat ? flags | kFlagRf : flags;
+    case EventClass::kSoftwareInterrupt:
+      break;
+  }
+  return flags;
 }
 
 // Pushes of a frame at `bytes` a value.
@@ -196,10 +206,15 @@ bool DeliverProtected(const Delivering& event) {
   Descriptor gate;
   if (!ReadGate(event, false, gate)) return false;
   if (gate.type() == kTaskGate) {
-    return SwitchTaskByGate(core, gate, TaskSwitchKind::kCall, event.return_rip,
-                            event.pending.has_error_code
-                                ? std::optional<std::uint32_t>(event.pending.error_code)
-                                : std::nullopt);
+    // The old task's image has the flags that a frame would have.
+    const std::uint64_t old_flags = core.rflags;
+    core.rflags |= event.flags & kFlagRf;
+    const bool done = SwitchTaskByGate(core, gate, TaskSwitchKind::kCall, event.return_rip,
+                                       event.pending.has_error_code
+                                           ? std::optional<std::uint32_t>(event.pending.error_code)
+                                           : std::nullopt);
+    if (!done) core.rflags = old_flags;
+    return done;
   }
   Descriptor code;
   Segment cs;
@@ -246,13 +261,17 @@ bool TryDeliver(Core& core, const Pending& pending) {
                     : core.long_mode() ? DeliverLong(event)
                                        : DeliverProtected(event);
   if (!done) return false;
-  core.interrupt_shadow = false;
+  core.interrupt_shadow = core.stack_shadow = core.in_repeat = false;
   core.trap_cancelled = true;
   core.activity = Activity::kActive;
   if (IsPageFault(pending)) core.cr2 = pending.cr2;
-  if (pending.vector == kDb && IsException(pending)) {
-    core.dr6 = (core.dr6 & ~std::uint64_t{15}) | pending.dr6;
+  if (pending.vector == kDb && !IsFromProgram(pending)) {
+    // ICEBP has no cause of its own; what it finds waiting it tells.
+    if (IsException(pending) || pending.dr6 != 0) {
+      core.dr6 = (core.dr6 & ~kDr6Breakpoints) | pending.dr6;
+    }
     core.dr7 &= ~kDr7Gd;
+    core.debugctl = 0;
   }
   if (pending.vector == kNmiVector && pending.event_class == EventClass::kInterrupt) {
     core.nmi_blocked = true;
@@ -264,9 +283,13 @@ bool SoftwareInterrupt(Core& core, const Op& op, std::uint8_t vector, bool privi
   const Pending pending{.vector = vector,
                         .event_class = EventClass::kSoftwareInterrupt,
                         .privileged_software = privileged,
+                        .dr6 = privileged ? core.debug_causes : 0,
                         .return_rip = core.rip};
   core.rip = core.RipOf(&op);
-  return Deliver(core, pending) == Delivery::kDone;
+  if (privileged) core.debug_causes = 0;
+  if (Deliver(core, pending) == Delivery::kDone) return true;
+  core.debug_causes |= pending.dr6;
+  return false;
 }
 
 }  // namespace
@@ -274,10 +297,12 @@ bool SoftwareInterrupt(Core& core, const Op& op, std::uint8_t vector, bool privi
 Delivery Deliver(Core& core, const Pending& pending) {
   Pending current = pending;
   const std::uint64_t old_cr2 = core.cr2;
+  const std::uint64_t causes = core.debug_causes;  // without those of pushes that come to nothing
   for (unsigned tries = 0;; ++tries) {
     core.stop = Stop::kNone;
     if (TryDeliver(core, current)) return Delivery::kDone;
-    if (core.stop == Stop::kExit) {
+    core.debug_causes = causes;
+    if (core.stop != Stop::kException) {
       core.cr2 = old_cr2;
       return Delivery::kLeave;
     }

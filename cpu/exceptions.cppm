@@ -10,7 +10,7 @@ export namespace pagesaw::cpu {
 
 enum class Delivery : std::uint8_t {
   kDone,      // the handler's first instruction is next, at `core.rip`
-  kLeave,     // `core.stop` is kExit: nothing has changed, the same event must be delivered again
+  kLeave,     // `core.stop` is kExit or kAlone: nothing has changed, the event must come again
   kShutdown,  // a triple fault: `core.activity` and `core.exit` say so, `core.stop` is kExit
 };
 

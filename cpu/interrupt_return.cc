@@ -27,9 +27,12 @@ bool PopImage(StackReader& stack, Image& image) {
   return stack.Pop(image.rip) && stack.Pop(image.cs) && stack.Pop(image.flags);
 }
 
-// RF is not kept: without instruction breakpoints it would have an effect on nothing.
-void SetFlags(Core& core, std::uint64_t value, std::uint64_t mask) {
-  core.SetRflags((core.Rflags() & ~(mask | kFlagRf)) | (value & mask));
+// RF is kept while there are instruction breakpoints; without them it would cost time and have an
+// effect on nothing.
+void SetFlags(Core& core, std::uint64_t value, std::uint64_t mask, unsigned bytes) {
+  const bool resumes = bytes > 2 && core.breakpoints.any_execute();
+  const std::uint64_t loaded = mask | (resumes ? kFlagRf : 0);
+  core.SetRflags((core.Rflags() & ~(mask | kFlagRf)) | (value & loaded));
 }
 
 // Real mode, and virtual-8086 mode with IOPL 3, where IOPL and VM stay.
@@ -43,7 +46,7 @@ bool ReturnUnprotected(Core& core, unsigned bytes) {
   const std::uint64_t mask = LoadableFlags(core, bytes);
   MoveStack(core, stack.offset());
   SetSegment(core, kCs, RealModeSegment(core, kCs, image.code_selector()));
-  SetFlags(core, image.flags, mask);
+  SetFlags(core, image.flags, mask, bytes);
   core.UpdateMode();
   core.rip = image.rip;
   return true;
@@ -58,7 +61,7 @@ bool ReturnToVirtual8086(Core& core, StackReader& stack, const Image& image) {
     if (!stack.Pop(selector)) return false;
   }
   if (image.rip > 0xffff) return core.Raise(kGp, 0);
-  core.SetRflags(image.flags & (LoadableFlags(core, 4) | kFlagVm));
+  SetFlags(core, image.flags, LoadableFlags(core, 4) | kFlagVm, 4);
   const auto set = [&core](SegmentName name, std::uint64_t selector) {
     SetSegment(core, name, RealModeSegment(core, name, static_cast<std::uint16_t>(selector)));
   };
@@ -102,7 +105,7 @@ bool ReturnProtected(Core& core, unsigned bytes) {
   if (!with_stack) MoveStack(core, stack.offset());
   SetSegment(core, kCs, cs);
   if (with_stack) core.segments[kSs] = ss;
-  SetFlags(core, image.flags, mask);
+  SetFlags(core, image.flags, mask, bytes);
   core.UpdateMode();
   if (with_stack) SetStackPointer(core, image.sp);
   if (outer) DropInnerSegments(core, cpl);

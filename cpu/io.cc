@@ -12,7 +12,13 @@ namespace {
 
 constexpr std::uint32_t kBitmapBase = 0x66;  // where a 32- or 64-bit TSS says where its bitmap is
 
+// Tells the breakpoints of an access to a port. False: it must be made again.
+bool Watched(Core& core, std::uint16_t port, unsigned bytes) {
+  return !core.breakpoints.any_port() || core.NoteBreakpoints(core.breakpoints.Port(port, bytes));
+}
+
 bool ReadPort(Core& core, std::uint16_t port, unsigned bytes, std::uint64_t& value) {
+  if (!Watched(core, port, bytes)) return false;
   BusAccess access{
       .kind = BusAccess::Kind::kPortIn, .bytes = static_cast<std::uint8_t>(bytes), .address = port};
   if (!core.AskBus(access)) return false;
@@ -21,6 +27,7 @@ bool ReadPort(Core& core, std::uint16_t port, unsigned bytes, std::uint64_t& val
 }
 
 bool WritePort(Core& core, std::uint16_t port, unsigned bytes, std::uint64_t value) {
+  if (!Watched(core, port, bytes)) return false;
   BusAccess access{.kind = BusAccess::Kind::kPortOut,
                    .bytes = static_cast<std::uint8_t>(bytes),
                    .address = port,
@@ -120,8 +127,9 @@ bool Repeat(Core& core, const Op& op) {
     SetAddressRegister(core, op, kRcx, --left);
     --core.budget;
     const bool look_up = core.attention.load(std::memory_order_relaxed) || core.budget <= 0 ||
-                         (core.rflags & kFlagTf) != 0;
+                         (core.rflags & kFlagTf) != 0 || core.debug_causes != 0;
     if (left > 0 && look_up) {
+      core.in_repeat = true;
       core.rip = core.RipOf(&op);
       return true;
     }

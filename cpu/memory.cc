@@ -52,6 +52,7 @@ TlbBank& BankFor(Core& core, By by) {
 void Fill(Core& core, By by, std::uint64_t linear, const HostPage& page) {
   TlbBank& bank = BankFor(core, by);
   if (&bank == &core.tlb.bank(BankName::kChecked)) return;
+  if (core.breakpoints.any_data() && core.breakpoints.WatchesDataIn(linear)) return;
   // A program that names this very address by a pointer means another one.
   if (core.masks_pointers && Untagged(core, linear) != linear) return;
   TlbEntry& entry = bank.At(linear);
@@ -183,6 +184,12 @@ bool Misaligned(const Core& core, std::uint64_t linear, unsigned bytes, By by) {
          (linear & (bytes - 1)) != 0;
 }
 
+// Tells the breakpoints of an access. False: it must be made again.
+bool Watched(Core& core, std::uint64_t linear, unsigned bytes, bool write) {
+  return !core.breakpoints.any_data() ||
+         core.NoteBreakpoints(core.breakpoints.Data(linear, bytes, write));
+}
+
 // Whether every page of the access could be accessed now.
 bool ProbeRange(Core& core, std::uint64_t linear, unsigned bytes, bool write, By by) {
   const std::uint64_t last = linear + bytes - 1;
@@ -239,6 +246,7 @@ bool Linear(Core& core, SegmentName name, std::uint64_t offset, unsigned bytes, 
 
 bool LoadSlow(Core& core, std::uint64_t linear, void* to, unsigned bytes, By by) {
   if (Misaligned(core, linear, bytes, by)) return core.Raise(kAcVector, 0);
+  if (!Watched(core, linear, bytes, false)) return false;
   // A load within a page is single.
   if (bytes <= 8 && PieceAt(linear, bytes) == bytes) {
     return LoadPiece(core, linear, static_cast<std::byte*>(to), bytes, by);
@@ -255,6 +263,7 @@ bool LoadSlow(Core& core, std::uint64_t linear, void* to, unsigned bytes, By by)
 
 bool StoreSlow(Core& core, std::uint64_t linear, const void* from, unsigned bytes, By by) {
   if (Misaligned(core, linear, bytes, by)) return core.Raise(kAcVector, 0);
+  if (!Watched(core, linear, bytes, true)) return false;
   if (bytes <= 8 && PieceAt(linear, bytes) == bytes) {
     return StorePiece(core, linear, static_cast<const std::byte*>(from), bytes, by);
   }
@@ -280,6 +289,7 @@ bool ProbeRead(Core& core, std::uint64_t linear, unsigned bytes, By by) {
 bool HostForModify(Core& core, std::uint64_t linear, unsigned bytes, std::byte*& host) {
   host = nullptr;
   if (Misaligned(core, linear, bytes, By::kProgram)) return core.Raise(kAcVector, 0);
+  if (!Watched(core, linear, bytes, true)) return false;
   if ((linear & (bytes - 1)) != 0 && (linear & kPageMask) + bytes > kPageMask + 1) {
     return ProbeWrite(core, linear, bytes, By::kProgram);
   }

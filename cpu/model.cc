@@ -39,7 +39,7 @@ constexpr std::uint32_t kExtended = 0x8000'0001;
 constexpr FeatureRow kFeatures[] = {
     {Feature::kFpu, "fpu", 1, 0, kEdx, 0, Support::kOn},
     {Feature::kVme, "vme", 1, 0, kEdx, 1, Support::kNone},
-    {Feature::kDe, "de", 1, 0, kEdx, 2, Support::kNone},
+    {Feature::kDe, "de", 1, 0, kEdx, 2, Support::kOn},
     {Feature::kPse, "pse", 1, 0, kEdx, 3, Support::kOn},
     {Feature::kTsc, "tsc", 1, 0, kEdx, 4, Support::kOn},
     {Feature::kMsr, "msr", 1, 0, kEdx, 5, Support::kOn},

@@ -52,7 +52,7 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
     case kMsrMiscEnable:
       return gated(!model.amd_rules(), kMiscEnableFixed);
     case kMsrDebugctl:
-      return gated(true, 0);
+      return gated(true, core.debugctl);
     case kMsrPat:
       return gated(model.Has(Feature::kPat), core.pat);
     case kMsrPkrs:
@@ -141,7 +141,7 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
     case kMsrMiscEnable:
       return ignore(!model.amd_rules());
     case kMsrDebugctl:
-      return ignore(value == 0);
+      return set(core.debugctl, (value & ~kDebugctlBtf) == 0);
     case kMsrPat:
       return set(core.pat, model.Has(Feature::kPat) && IsLegalPat(value));
     case kMsrPkrs:

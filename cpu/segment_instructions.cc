@@ -46,7 +46,7 @@ bool PopSelector(Core& core, const Op& op) {
   MoveStack(core, sizeof(T));
   SetSegment(core, name, segment);
   if (name == kSs) {
-    core.interrupt_shadow = true;
+    core.interrupt_shadow = core.stack_shadow = true;
     core.UpdateMode();
   }
   return true;
@@ -176,7 +176,7 @@ bool MovToSegment(Core& core, const Op& op) {
   }
   SetSegment(core, name, segment);
   if (name == kSs) {
-    core.interrupt_shadow = true;
+    core.interrupt_shadow = core.stack_shadow = true;
     core.UpdateMode();
   }
   return true;

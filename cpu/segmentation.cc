@@ -186,9 +186,10 @@ void DropInnerSegments(Core& core, unsigned cpl) {
   for (const SegmentName name : {kEs, kDs, kFs, kGs}) {
     const Segment& segment = core.segments[name];
     const bool conforming = segment.is_code() && (segment.type() & 4) != 0;
-    // A null selector's base, set by MSR, survives.
     if (!segment.present() || segment.dpl() >= cpl || conforming) continue;
-    core.segments[name] = NullSegment(core, name, 0);
+    // Only the selector is said to become null: the base survives, as that of a null selector does
+    // that an MSR has set.
+    core.segments[name] = {.selector = 0, .attributes = 0, .limit = 0, .base = segment.base};
   }
 }
 

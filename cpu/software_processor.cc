@@ -9,6 +9,7 @@ module;
 #include <utility>
 module pagesaw.cpu.software_processor;
 
+import pagesaw.cpu.control_bits;
 import pagesaw.cpu.exceptions;
 
 namespace pagesaw::cpu {
@@ -38,6 +39,15 @@ Pending PendingOf(const Event& event, std::uint64_t rip) {
   }
   return pending;
 }
+
+std::uint64_t LinearRip(const Core& core) {
+  if (core.code_64()) return core.rip;
+  return static_cast<std::uint32_t>(core.segments[kCs].base + core.rip);
+}
+
+// Whether a block of one instruction is a direct jump or call: behind it stands room for its target
+// and nothing else.
+bool IsDirectJump(const Block& block) { return block.op_count == 2 && block.ops[1].run == nullptr; }
 
 }  // namespace
 
@@ -120,7 +130,7 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
     core.event_queued = false;
     core.activity = Activity::kActive;
   }
-  if (pending_) {
+  while (pending_) {
     if (DeliverPending()) return true;
     if (--deliveries_left_ == 0) return LeaveFor(ExitReason::kBudget);
   }
@@ -143,9 +153,11 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
 bool SoftwareProcessor::DeliverPending() {
   Core& core = *core_;
   core.stop = Stop::kNone;
+  core.alone = true;
   switch (Deliver(core, *pending_)) {
     case Delivery::kDone:
       pending_.reset();
+      TellDebugCauses(0);
       ++delivered_;
       core.link = nullptr;  // the handler is not the branch's target
       core.replay.Clear();
@@ -161,14 +173,50 @@ bool SoftwareProcessor::DeliverPending() {
   return LeaveFor(ExitReason::kShutdown);
 }
 
+void SoftwareProcessor::TellDebugCauses(std::uint64_t more) {
+  Core& core = *core_;
+  const std::uint64_t causes = core.debug_causes | more;
+  if (causes == 0) return;
+  core.debug_causes = 0;
+  pending_ = Pending{
+      .vector = kDb, .event_class = EventClass::kTrap, .dr6 = causes, .return_rip = core.rip};
+}
+
+bool SoftwareProcessor::MeetsBreakpoint(std::uint64_t linear) {
+  Core& core = *core_;
+  // On Intel's the load of SS before it hides it, as RF does.
+  const bool hidden = core.stack_shadow && !model_.amd_rules();
+  if ((core.rflags & kFlagRf) != 0 || core.in_repeat || hidden) return false;
+  const BreakpointSet met = core.breakpoints.Execute(linear);
+  if (met == 0) return false;
+  pending_ = Pending{.vector = kDb, .dr6 = met | core.debug_causes, .return_rip = core.rip};
+  core.debug_causes = 0;
+  return true;
+}
+
 bool SoftwareProcessor::RunBlock() {
   Core& core = *core_;
   const bool trap = (core.rflags & kFlagTf) != 0;
   core.trap_cancelled = core.trap_forced = false;
   const bool shadow = core.interrupt_shadow;
-  const bool single = trap || shadow || !core.replay.empty();
+  bool single = trap || shadow || run_alone_ || !core.replay.empty();
+  const std::uint64_t before = core.debug_causes;
+  // RF lasts for one instruction.
+  const std::uint64_t resume = core.rflags & kFlagRf;
+  const bool in_repeat = core.in_repeat;
+  const bool stack_shadow = core.stack_shadow;
+  if (core.breakpoints.any_execute()) {
+    const std::uint64_t linear = LinearRip(core);
+    if (MeetsBreakpoint(linear)) return false;
+    single = single || core.breakpoints.WatchesCodeIn(linear);
+  }
+  single = single || resume != 0;
+  core.rflags &= ~resume;
+  core.stack_shadow = core.in_repeat = run_alone_ = false;
+  core.alone = single;
   core.stop = Stop::kNone;
   Block* block = fetcher_.Find(core, single);
+  bool branched = false;
   if (block != nullptr) {
     // A single instruction runs on a budget of its own, so that it cannot jump on into a block.
     const bool alone = single;
@@ -176,21 +224,32 @@ bool SoftwareProcessor::RunBlock() {
     core.budget = alone ? 0 : rest;
     Op* ops = block->ops;
     core.ip_base = core.rip - ops->ip;
+    // The instruction may make the block be forgotten.
+    const bool jumps = IsDirectJump(*block);
+    const std::uint64_t next = core.NextRip(ops);
     ops->run(core, ops);
     if (alone) core.budget += rest;
+    branched = jumps || (core.rip != next && !core.in_repeat);
   }
   // Changes of paging that the outside hears of are done all the same.
   const bool done = core.stop == Stop::kNone ||
                     (core.stop == Stop::kExit && (core.exit.reason == ExitReason::kPagingChanged ||
                                                   core.exit.reason == ExitReason::kInvalidate));
   if (done) {
-    if (shadow) core.interrupt_shadow = false;
+    // A load of SS behind another one hides nothing.
+    if (stack_shadow) core.stack_shadow = false;
+    if (shadow) core.interrupt_shadow = core.stack_shadow;
     if (single) core.replay.Clear();
-    if ((trap && !core.trap_cancelled) || core.trap_forced) {
-      pending_ = Pending{.vector = kDb,
-                         .event_class = EventClass::kTrap,
-                         .dr6 = 0x4000,  // BS
-                         .return_rip = core.rip};
+    const bool wants_step = (trap && !core.trap_cancelled) || core.trap_forced;
+    const bool steps = wants_step && (branched || (core.debugctl & kDebugctlBtf) == 0);
+    if (!core.stack_shadow) TellDebugCauses(steps ? kDr6Bs : 0);
+  } else {
+    // It may begin again: nothing of it has happened, what waited waits.
+    core.debug_causes = before;
+    if (core.stop != Stop::kException) {
+      core.rflags |= resume;
+      core.in_repeat = core.in_repeat || in_repeat;
+      core.stack_shadow = stack_shadow;
     }
   }
   switch (core.stop) {
@@ -202,6 +261,9 @@ bool SoftwareProcessor::RunBlock() {
       return false;
     case Stop::kExit:
       return true;
+    case Stop::kAlone:
+      run_alone_ = true;
+      return false;
   }
   return LeaveFor(ExitReason::kShutdown);
 }
@@ -309,11 +371,14 @@ void SoftwareProcessor::SetState(const CpuState& state) {
   core.activity = state.activity;
   core.interrupt_shadow = state.interrupt_shadow;
   core.nmi_blocked = state.nmi_blocked;
+  core.stack_shadow = core.in_repeat = run_alone_ = false;
+  core.debug_causes = 0;
   core.replay.Clear();
   core.event_queued = false;
   pending_.reset();
   core.UpdateMode();
   core.UpdatePaging();
+  core.UpdateBreakpoints();
   FlushContents();
   PublishPaging();
 }

@@ -58,6 +58,10 @@ class SoftwareProcessor final : public Processor {
   void RunUntilExit();
   // Executes one block. True: Run returns `core_->exit`.
   bool RunBlock();
+  // Makes `pending_` the #DB of an instruction breakpoint if the instruction at `linear` meets one.
+  bool MeetsBreakpoint(std::uint64_t linear);
+  // Makes `pending_` the #DB of the traps that wait and of `more`, bits of DR6, if there are any.
+  void TellDebugCauses(std::uint64_t more);
   // Delivers `pending_`. True: Run returns `core_->exit`.
   bool DeliverPending();
   bool LeaveFor(ExitReason reason);
@@ -73,7 +77,8 @@ class SoftwareProcessor final : public Processor {
   unsigned deliveries_left_ = 0;    // of this Run
   std::uint64_t delivered_ = 0;     // events
   bool window_wanted_ = false;
-  bool broken_ = false;  // more bus accesses than an instruction can have
+  bool run_alone_ = false;  // the next instruction has met a breakpoint
+  bool broken_ = false;     // more bus accesses than an instruction can have
   std::atomic<bool> exit_requested_{false};
   std::atomic<std::uint64_t> retired_{0};
 

@@ -150,7 +150,7 @@ std::uint64_t Bulk(Core& core, const Op& op, std::uint64_t count) {
 
 // Whether a repeated instruction lets others have a turn between two iterations.
 bool ShouldPause(const Core& core) {
-  return core.budget <= 0 || (core.rflags & kFlagTf) != 0 ||
+  return core.budget <= 0 || (core.rflags & kFlagTf) != 0 || core.debug_causes != 0 ||
          core.attention.load(std::memory_order_relaxed);
 }
 
@@ -181,6 +181,7 @@ bool Repeated(Core& core, const Op& op) {
     SetMasked(core, op, kRcx, left);
     ended = left == 0 || (Compares(kKind) && flags.zero() != (op.repeat == 1));
     if (!ended && ShouldPause(core)) {
+      core.in_repeat = true;
       core.rip = core.RipOf(&op);
       break;
     }

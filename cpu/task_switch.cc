@@ -20,9 +20,11 @@ struct TssLayout {
   std::uint32_t saved;  // first byte and byte behind what a switch away stores
   std::uint32_t end;
   std::uint32_t cr3, eip, eflags, registers, segments, segment_step, segment_count, ldt;
+  std::uint32_t trap;  // where bit 0 is the T flag; 0: nowhere
 };
-constexpr TssLayout kLayout32 = {4, 0x67, 0x20, 0x60, 0x1c, 0x20, 0x24, 0x28, 0x48, 4, 6, 0x60};
-constexpr TssLayout kLayout16 = {2, 0x2b, 0x0e, 0x2a, 0, 0x0e, 0x10, 0x12, 0x22, 2, 4, 0x2a};
+constexpr TssLayout kLayout32 = {4,    0x67, 0x20, 0x60, 0x1c, 0x20, 0x24,
+                                 0x28, 0x48, 4,    6,    0x60, 0x64};
+constexpr TssLayout kLayout16 = {2, 0x2b, 0x0e, 0x2a, 0, 0x0e, 0x10, 0x12, 0x22, 2, 4, 0x2a, 0};
 
 // The registers of a task.
 struct Task {
@@ -32,6 +34,7 @@ struct Task {
   std::uint64_t eflags = 0;
   std::uint64_t cr3 = 0;
   std::uint16_t ldt = 0;
+  bool traps = false;  // #DB comes before its first instruction
 };
 
 // What the new task's registers become, after all checks.
@@ -70,6 +73,7 @@ bool LoadTask(Core& core, const Segment& tss, const TssLayout& layout, Task& tas
     task.selectors[i] = static_cast<std::uint16_t>(selector);
   }
   std::uint64_t ldt = 0;
+  std::uint64_t trap = 0;
   task.cr3 = core.cr3;
   if (layout.cr3 != 0 && (core.cr0 & kCr0Pg) != 0 &&
       !LoadField(core, tss, layout.cr3, 4, task.cr3)) {
@@ -77,10 +81,12 @@ bool LoadTask(Core& core, const Segment& tss, const TssLayout& layout, Task& tas
   }
   if (!LoadField(core, tss, layout.eip, layout.bytes, task.eip) ||
       !LoadField(core, tss, layout.eflags, layout.bytes, task.eflags) ||
-      !LoadField(core, tss, layout.ldt, 2, ldt)) {
+      !LoadField(core, tss, layout.ldt, 2, ldt) ||
+      (layout.trap != 0 && !LoadField(core, tss, layout.trap, 2, trap))) {
     return false;
   }
   task.ldt = static_cast<std::uint16_t>(ldt);
+  task.traps = (trap & 1) != 0;
   return true;
 }
 
@@ -198,12 +204,14 @@ void Enter(Core& core, const Task& task, const Loaded& loaded, const TaskSwitch&
   }
   core.segments[kLdtr] = loaded.ldt;
   constexpr std::uint64_t kLoadable = kArithmeticFlags | kFlagTf | kFlagIf | kFlagDf | kFlagIopl |
-                                      kFlagNt | kFlagVm | kFlagAc | kFlagId;
+                                      kFlagNt | kFlagRf | kFlagVm | kFlagAc | kFlagId;
   std::uint64_t flags = task.eflags & kLoadable;
   if (to.kind == TaskSwitchKind::kCall) flags |= kFlagNt;
   core.SetRflags(flags);
   core.cr0 |= kCr0Ts;
-  core.dr7 &= ~std::uint64_t{0x155};  // the local enables
+  core.dr7 &= ~kDr7Local;
+  core.UpdateBreakpoints();
+  if (task.traps) core.debug_causes |= kDr6Bt;
   core.rip = task.eip;
   if (task.cr3 != core.cr3) {
     core.cr3 = task.cr3;

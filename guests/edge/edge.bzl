@@ -7,6 +7,7 @@ EDGE_GUESTS = [
     "atomic_mmio",
     "bad_root",
     "bad_stack",
+    "breakpoints",
     "cli_halt",
     "cli_loop",
     "compatibility",
