@@ -1,11 +1,11 @@
 // Guest memory for tests: slots of ordinary memory, entries written and read by address.
 module;
+#include <sys/mman.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <deque>
-#include <memory>
 #include <vector>
 export module pagesaw.mmu.test_memory;
 
@@ -20,12 +20,14 @@ class TestMemory final : public GuestMemory {
   // One slot of `bytes` bytes from address 0.
   explicit TestMemory(std::uint64_t bytes) { AddSlot(Gpa(0), bytes); }
 
-  // Adds zeroed memory whose host address is aligned like `alignment`; returns the slot.
+  // Adds zeroed memory whose host address is aligned like `alignment`; returns the slot. What is
+  // before and behind it cannot be touched.
   const MemorySlot& AddSlot(Gpa first, std::uint64_t bytes, bool read_only = false,
                             std::uint64_t alignment = 2u << 20) {
-    auto* host = static_cast<std::byte*>(std::aligned_alloc(alignment, RoundUp(bytes, alignment)));
-    std::memset(host, 0, bytes);
-    blocks_.emplace_back(host);
+    const Block& block = blocks_.emplace_back(bytes + 3 * alignment);
+    const std::uint64_t start = RoundUp(block.start() + kPageBytes, alignment);
+    auto* host = reinterpret_cast<std::byte*>(start);
+    if (mprotect(host, bytes, PROT_READ | PROT_WRITE) != 0) std::abort();
     return AddSlotOver(first, bytes, host, read_only);
   }
 
@@ -70,14 +72,30 @@ class TestMemory final : public GuestMemory {
   }
 
  private:
-  struct Free {
-    void operator()(std::byte* block) const { std::free(block); }
+  // Addresses that nobody else uses, and nobody may until they are made accessible.
+  class Block {
+   public:
+    explicit Block(std::uint64_t bytes)
+        : bytes_(bytes),
+          start_(
+              mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
+      if (start_ == MAP_FAILED) std::abort();
+    }
+    ~Block() { munmap(start_, bytes_); }
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
+    std::uint64_t start() const { return reinterpret_cast<std::uintptr_t>(start_); }
+
+   private:
+    std::uint64_t bytes_;
+    void* start_;
   };
+
   static std::uint64_t RoundUp(std::uint64_t bytes, std::uint64_t to) {
     return (bytes + to - 1) / to * to;
   }
 
-  std::vector<std::unique_ptr<std::byte, Free>> blocks_;
+  std::deque<Block> blocks_;
   std::deque<MemorySlot> slots_;
   std::vector<const MemorySlot*> active_;
   std::uint32_t next_id_ = 0;

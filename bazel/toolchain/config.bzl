@@ -100,6 +100,12 @@ def _impl(ctx):
             "-asan-stack-dynamic-alloca=0",
         ]),
         _sanitizer("tsan", "thread", []),
+        # Coverage for libFuzzer, whose main comes with //bazel:fuzz.bzl, and what asan has.
+        _sanitizer("fuzzer", "fuzzer-no-link,address,undefined", [
+            "-fno-sanitize-recover=all",
+            "-mllvm",
+            "-asan-stack-dynamic-alloca=0",
+        ]),
         feature(
             name = "default_link_flags",
             enabled = True,

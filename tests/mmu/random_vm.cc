@@ -48,7 +48,7 @@ const char* RandomVm::NameOf(unsigned kind) {
 
 RandomVm::RandomVm(unsigned kind, unsigned vcpu_count, Choices& choices)
     : kind_(kind),
-      choices_(choices),
+      choices_(&choices),
       model_(MakeModel()),
       memory_(kMemoryBytes),
       tables_(memory_, model_.paging()),
@@ -60,10 +60,14 @@ RandomVm::RandomVm(unsigned kind, unsigned vcpu_count, Choices& choices)
     cpu.cpu = std::make_unique<VirtualCpu>(model_, memory_, pages_, shadows() ? &tables_ : nullptr);
   }
   current_ = &cpus_.front();
+  // All at once, so that a fuzzer's bytes are left for what happens then.
+  Choices first(choices.Word());
+  choices_ = &first;
   for (unsigned i = 0; i < kTables * 40; ++i) {
     memory_.Write<std::uint64_t>(
-        Gpa((choices_.Below(kTables) << 12) + std::uint64_t{RandomIndex(512)} * 8), RandomEntry());
+        Gpa((choices_->Below(kTables) << 12) + std::uint64_t{RandomIndex(512)} * 8), RandomEntry());
   }
+  choices_ = &choices;
   for (Cpu& cpu : cpus_) ChangeMode(cpu);
 }
 
@@ -86,10 +90,10 @@ PageFormat RandomVm::SpteFormat() const {
 }
 
 cpu::CpuModel RandomVm::MakeModel() {
-  cpu::CpuModel model =
-      std::get<cpu::CpuModel>(cpu::MakeModel({.extension = choices_.Chance(2) ? &Amd() : nullptr}));
-  model.set_physical_bits(static_cast<std::uint8_t>(36 + choices_.Below(17)));
-  model.Set(cpu::Feature::kGbPages, !choices_.Chance(4));
+  cpu::CpuModel model = std::get<cpu::CpuModel>(
+      cpu::MakeModel({.extension = choices_->Chance(2) ? &Amd() : nullptr}));
+  model.set_physical_bits(static_cast<std::uint8_t>(36 + choices_->Below(17)));
+  model.Set(cpu::Feature::kGbPages, !choices_->Chance(4));
   for (const cpu::Feature feature : {cpu::Feature::kLa57, cpu::Feature::kPku, cpu::Feature::kPks,
                                      cpu::Feature::kSmep, cpu::Feature::kSmap, cpu::Feature::kPcid,
                                      cpu::Feature::kNx, cpu::Feature::kPse, cpu::Feature::kPge}) {
@@ -106,10 +110,10 @@ void RandomVm::FlushAll() {
 // -- steps
 
 std::optional<std::string> RandomVm::Step() {
-  Cpu& cpu = cpus_[choices_.Below(cpus_.size())];
+  Cpu& cpu = cpus_[choices_->Below(cpus_.size())];
   current_ = &cpu;
   std::optional<std::string> complaint;
-  const std::uint64_t what = choices_.Below(64);
+  const std::uint64_t what = choices_->Below(64);
   if (what == 0) {
     ChangeMode(cpu);
   } else if (what < 4) {
@@ -117,26 +121,26 @@ std::optional<std::string> RandomVm::Step() {
   } else if (what < 7) {
     complaint = LoadCr3(cpu);
   } else if (what < 9) {
-    cpu.cpu->SetKeys(choices_.Chance(2) ? 0 : static_cast<std::uint32_t>(choices_.Word()),
-                     choices_.Chance(2) ? 0 : static_cast<std::uint32_t>(choices_.Word()));
+    cpu.cpu->SetKeys(choices_->Chance(2) ? 0 : static_cast<std::uint32_t>(choices_->Word()),
+                     choices_->Chance(2) ? 0 : static_cast<std::uint32_t>(choices_->Word()));
   } else if (what < 12) {
     Invalidate(cpu);
   } else if (what < 16) {
     HostWrites();
   } else if (what == 16) {
-    if (choices_.Chance(4)) ChangeSlot();
+    if (choices_->Chance(4)) ChangeSlot();
   } else if (what < 28) {
     complaint = GuestWrites(cpu);
   } else {
     complaint = CheckedAccess(cpu);
   }
-  if (complaint || !choices_.Chance(16)) return complaint;
+  if (complaint || !choices_->Chance(16)) return complaint;
   const ShadowPages::Lock lock = pages_.Acquire();
   return pages_.Audit();
 }
 
 void RandomVm::ChangeMode(Cpu& cpu) {
-  LoadRegisters(cpu, choices_.Below(9));
+  LoadRegisters(cpu, choices_->Below(9));
   FlipControlBits(cpu);
   cpu.all_since = history_.now();
   // What nobody can use any more need not be remembered.
@@ -150,7 +154,7 @@ void RandomVm::LoadRegisters(Cpu& cpu, std::uint64_t mode) {
   state.cr0 = kCr0Pe | (mode == 0 ? 0 : kCr0Pg);
   state.cr4 = (mode >= 3 ? kCr4Pae : 0) | (mode >= 7 ? kCr4La57 : 0);
   state.efer = mode >= 5 ? kEferLme | kEferLma : 0;
-  if (choices_.Chance(2)) state.efer |= kEferNxe;
+  if (choices_->Chance(2)) state.efer |= kEferNxe;
   state.cr3 = RandomRoot();
   for (unsigned i = 0; i < state.pdptes.size(); ++i) {
     // Well-formed: the processor refuses others.
@@ -164,8 +168,8 @@ std::optional<std::string> RandomVm::LoadCr3(Cpu& cpu) {
   const PagingState before = StateOf(cpu);
   std::uint64_t value = RandomRoot();
   const bool pcids = (before.cr4 & kCr4Pcide) != 0;
-  if (pcids) value |= choices_.Below(3);
-  const bool keep = pcids && choices_.Chance(2);
+  if (pcids) value |= choices_->Below(3);
+  const bool keep = pcids && choices_->Chance(2);
   if (!cpu.cpu->MovToControl(3, value | (keep ? std::uint64_t{1} << 63 : 0))) return std::nullopt;
   // Global translations stay.
   if (!keep && (before.cr4 & kCr4Pge) == 0) cpu.space_since[PcidOf(cpu)] = history_.now();
@@ -181,12 +185,12 @@ std::optional<std::string> RandomVm::LoadCr3(Cpu& cpu) {
 void RandomVm::FlipControlBits(Cpu& cpu) {
   const PagingState before = StateOf(cpu);
   if ((before.cr0 & kCr0Pg) != 0) {
-    (void)cpu.cpu->MovToControl(0, before.cr0 ^ (choices_.Chance(2) ? kCr0Wp : 0));
+    (void)cpu.cpu->MovToControl(0, before.cr0 ^ (choices_->Chance(2) ? kCr0Wp : 0));
   }
   std::uint64_t cr4 = before.cr4;
   for (std::uint64_t bit : {kCr4Smep, kCr4Smap, kCr4Pke, kCr4Pks, kCr4Pse, kCr4Pge, kCr4Pcide}) {
     const bool rare = bit == kCr4Pse || bit == kCr4Pge || bit == kCr4Pcide;
-    if (choices_.Chance(rare ? 8 : 2)) cr4 ^= bit;
+    if (choices_->Chance(rare ? 8 : 2)) cr4 ^= bit;
   }
   if (!cpu.cpu->MovToControl(4, cr4)) return;
   const std::uint64_t changed = before.cr4 ^ cr4;
@@ -226,7 +230,7 @@ void RandomVm::HostWrites() {
 void RandomVm::ChangeSlot() {
   if (slot_state_ != 0) memory_.RemoveSlot(GfnOf(Gpa(kMovingBase)));
   pages_.SlotsChanged(GfnOf(Gpa(kMovingBase)), kMovingBytes / kPageBytes);
-  slot_state_ = static_cast<unsigned>(choices_.Below(3));
+  slot_state_ = static_cast<unsigned>(choices_->Below(3));
   if (slot_state_ != 0) {
     memory_.AddSlot(Gpa(kMovingBase), kMovingBytes, slot_state_ == 2);
     pages_.SlotsChanged(GfnOf(Gpa(kMovingBase)), kMovingBytes / kPageBytes);
@@ -303,46 +307,46 @@ Outcome RandomVm::MakeAccess(Cpu& cpu, std::uint64_t linear, Asked asked, bool& 
 // -- chance
 
 std::uint64_t RandomVm::RandomFrame() {
-  if (choices_.Chance(40)) return (kReadOnlyBase >> 12) + choices_.Below(4);
-  if (choices_.Chance(30)) return (kMovingBase >> 12) + choices_.Below(4);
-  if (choices_.Chance(40)) return 0x5'0000 + choices_.Below(4);
-  return choices_.Chance(2) ? choices_.Below(kTables) : choices_.Below(64);
+  if (choices_->Chance(40)) return (kReadOnlyBase >> 12) + choices_->Below(4);
+  if (choices_->Chance(30)) return (kMovingBase >> 12) + choices_->Below(4);
+  if (choices_->Chance(40)) return 0x5'0000 + choices_->Below(4);
+  return choices_->Chance(2) ? choices_->Below(kTables) : choices_->Below(64);
 }
 
 std::uint64_t RandomVm::RandomEntry() {
   std::uint64_t entry = RandomFrame() << 12;
-  if (!choices_.Chance(12)) entry |= 1;
-  if (!choices_.Chance(4)) entry |= 2;
-  if (!choices_.Chance(4)) entry |= 4;
-  if (!choices_.Chance(3)) entry |= 0x20;
-  if (!choices_.Chance(3)) entry |= 0x40;
-  if (choices_.Chance(6)) {
+  if (!choices_->Chance(12)) entry |= 1;
+  if (!choices_->Chance(4)) entry |= 2;
+  if (!choices_->Chance(4)) entry |= 4;
+  if (!choices_->Chance(3)) entry |= 0x20;
+  if (!choices_->Chance(3)) entry |= 0x40;
+  if (choices_->Chance(6)) {
     entry = (entry & ~std::uint64_t{0x1f'f000}) | 0x80;
-    if (choices_.Chance(4)) entry |= kReadOnlyBase;  // and the frames behind, which move
+    if (choices_->Chance(4)) entry |= kReadOnlyBase;  // and the frames behind, which move
   }
-  if (choices_.Chance(20)) entry |= 0x100;
-  if (choices_.Chance(10)) entry |= std::uint64_t{1} << 63;
-  if (choices_.Chance(10)) entry |= choices_.Below(16) << 59;
-  if (choices_.Chance(60)) entry |= std::uint64_t{1} << (13 + choices_.Below(39));
+  if (choices_->Chance(20)) entry |= 0x100;
+  if (choices_->Chance(10)) entry |= std::uint64_t{1} << 63;
+  if (choices_->Chance(10)) entry |= choices_->Below(16) << 59;
+  if (choices_->Chance(60)) entry |= std::uint64_t{1} << (13 + choices_->Below(39));
   return entry;
 }
 
 unsigned RandomVm::RandomIndex(unsigned count) {
-  return choices_.Chance(4) ? count - 1 : static_cast<unsigned>(choices_.Below(4));
+  return choices_->Chance(4) ? count - 1 : static_cast<unsigned>(choices_->Below(4));
 }
 
 std::uint64_t RandomVm::RandomRoot() {
-  if (choices_.Chance(30)) return 0x5000'0000;
-  return choices_.Below(5) << 12;
+  if (choices_->Chance(30)) return 0x5000'0000;
+  return choices_->Below(5) << 12;
 }
 
 std::uint64_t RandomVm::RandomLinear(const Cpu& cpu) {
   const PagingState state = StateOf(cpu);
   if (state.mode() == PagingMode::k32Bit) {
     return std::uint64_t{RandomIndex(1024)} << 22 | std::uint64_t{RandomIndex(1024)} << 12 |
-           choices_.Below(4096);
+           choices_->Below(4096);
   }
-  std::uint64_t linear = choices_.Below(4096);
+  std::uint64_t linear = choices_->Below(4096);
   for (unsigned level = 1; level <= 5; ++level) {
     linear |= std::uint64_t{RandomIndex(512)} << (12 + 9 * (level - 1));
   }
@@ -352,14 +356,14 @@ std::uint64_t RandomVm::RandomLinear(const Cpu& cpu) {
 }
 
 Asked RandomVm::RandomAsked() {
-  return {.kind = static_cast<Asked::Kind>(choices_.Below(3)),
-          .by = static_cast<Asked::By>(choices_.Below(4))};
+  return {.kind = static_cast<Asked::Kind>(choices_->Below(3)),
+          .by = static_cast<Asked::By>(choices_->Below(4))};
 }
 
 Gpa RandomVm::RandomEntryAddress(const Cpu& cpu, unsigned& bytes) {
-  bytes = StateOf(cpu).mode() == PagingMode::k32Bit || choices_.Chance(8) ? 4 : 8;
+  bytes = StateOf(cpu).mode() == PagingMode::k32Bit || choices_->Chance(8) ? 4 : 8;
   const unsigned index = RandomIndex(4096 / bytes);
-  return Gpa((choices_.Below(kTables) << 12) + std::uint64_t{index} * bytes);
+  return Gpa((choices_->Below(kTables) << 12) + std::uint64_t{index} * bytes);
 }
 
 }  // namespace pagesaw

@@ -108,7 +108,7 @@ class RandomVm final : private TlbFlusher {
                     Outcome got, const AllowedOutcomes& allowed) const;
 
   const unsigned kind_;
-  Choices& choices_;
+  Choices* choices_;
   const cpu::CpuModel model_;
   TestMemory memory_;
   const GuestTables tables_;
