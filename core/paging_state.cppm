@@ -80,6 +80,10 @@ struct PagingState {
   constexpr bool no_execute() const { return (efer & kEferNxe) != 0; }
   constexpr bool long_mode() const { return (efer & kEferLma) != 0; }
   constexpr unsigned linear_bits() const { return (cr4 & kCr4La57) != 0 ? 57 : 48; }
+  // The process-context identifier, which cached translations are tagged with.
+  constexpr std::uint16_t pcid() const {
+    return (cr4 & kCr4Pcide) != 0 ? static_cast<std::uint16_t>(cr3 & 0xfff) : 0;
+  }
 
   constexpr PagingMode mode() const {
     if (!paging()) return PagingMode::kNone;
@@ -89,6 +93,23 @@ struct PagingState {
   }
 
   bool operator==(const PagingState&) const = default;
+};
+
+// Which of the translations of linear addresses that a processor may have cached must not be used
+// any more: those from before an instruction. Forgetting more is always allowed.
+// [intel/vol3] "Operations that Invalidate TLBs and Paging-Structure Caches"
+struct Invalidation {
+  enum class Scope : std::uint8_t {
+    kNothing,       // registers were loaded, and everything cached stays good
+    kAddress,       // those of the page that holds `linear` in `pcid`, and global ones of it
+    kAddressSpace,  // those of `pcid`
+    kEverything,    // of every PCID
+  };
+  Scope scope = Scope::kEverything;
+  std::uint16_t pcid = 0;
+  Gva linear = {};
+
+  bool operator==(const Invalidation&) const = default;
 };
 
 }  // namespace pagesaw

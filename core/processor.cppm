@@ -67,15 +67,15 @@ enum class ExitReason : std::uint8_t {
   kTableFault,       // `fault`: the tables refuse an access; run again once they do not
   kInterruptWindow,  // an interrupt could be taken now, and SetInterruptWindow asked to be told
   kShutdown,         // triple fault
-  kPagingChanged,    // not second_stage: CR0, CR3, CR4, EFER or PDPTEs were loaded
-  kInvalidate,       // not second_stage: INVLPG or the like for `linear`
+  kPagingChanged,    // not second_stage: CR0, CR3, CR4, EFER or PDPTEs were loaded; `invalidation`
+  kInvalidate,       // not second_stage: INVLPG or INVPCID; `invalidation`
 };
 
 struct Exit {
   ExitReason reason = ExitReason::kBudget;
   BusAccess bus = {};
   TableFault fault = {};
-  Gva linear = {};
+  Invalidation invalidation = {};
 };
 
 // An interrupt or exception to deliver before the next instruction.

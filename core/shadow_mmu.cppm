@@ -140,11 +140,12 @@ class ShadowMmu {
   // Handles a fault that the processor took on the SPTEs.
   virtual FaultResolution HandleFault(const MmuFault& fault) = 0;
 
-  // Where the tables translate linear addresses, the processor's changes are told here, outside
-  // guest code. PagingChanged: control registers were loaded, or translations invalidated at large.
-  // Invalidate: those of the page that holds `linear`. Both may make the root obsolete.
-  virtual void PagingChanged(const PagingState&) {}
-  virtual void Invalidate(Gva) {}
+  // Where the tables translate linear addresses, what the processor does is told here, outside
+  // guest code. PagingChanged: control registers were loaded, which also invalidated what is given.
+  // Invalidate: translations were invalidated and no register was loaded. Both may make the root
+  // obsolete; what was invalidated is not found under the next one.
+  virtual void PagingChanged(const PagingState&, const Invalidation&) {}
+  virtual void Invalidate(const Invalidation&) {}
 
   // `bytes` bytes of guest memory from `gpa` may have been changed by other means than SPTEs that
   // grant writing. Any thread.

@@ -20,6 +20,19 @@ constexpr std::uint64_t kCr4ReloadsPdptes = kCr4Pae | kCr4Pge | kCr4Pse | kCr4Sm
 constexpr std::uint64_t kCr0Paging = kCr0Pg | kCr0Wp | kCr0Pe | kCr0Cd | kCr0Nw;
 constexpr std::uint64_t kCr4Paging = kCr4Pse | kCr4Pae | kCr4Pge | kCr4La57 | kCr4Pcide | kCr4Smep |
                                      kCr4Smap | kCr4Pke | kCr4Cet | kCr4Pks | kCr4LamSup;
+// Changes that invalidate every translation, of all PCIDs.
+constexpr std::uint64_t kCr4FlushesAll = kCr4Pse | kCr4Pae | kCr4Pge | kCr4La57;
+
+// What a change of CR4 to `value` invalidates.
+// [intel/vol3] "Operations that Invalidate TLBs and Paging-Structure Caches"; [amd/vol2] "Implicit
+// Invalidations"
+Invalidation::Scope FlushedByCr4(std::uint64_t changed, std::uint64_t value) {
+  if ((changed & kCr4FlushesAll) != 0 || (changed & ~value & kCr4Pcide) != 0) {
+    return Invalidation::Scope::kEverything;
+  }
+  return (changed & kCr4Smep) != 0 ? Invalidation::Scope::kAddressSpace
+                                   : Invalidation::Scope::kNothing;
+}
 
 // [intel/vol2] "MOV—Move to/from Control Registers"
 bool LegalCr0(const Core& core, std::uint64_t value) {
@@ -49,7 +62,10 @@ bool SetCr0(Core& core, std::uint64_t value) {
   core.pdptes = pdptes;
   const bool long_mode = (value & kCr0Pg) != 0 && (core.efer & kEferLme) != 0;
   core.efer = long_mode ? core.efer | kEferLma : core.efer & ~kEferLma;
-  if ((changed & kCr0Paging) != 0) PagingChanged(core);
+  if ((changed & kCr0Paging) != 0) {
+    PagingChanged(core, (changed & kCr0Pg) != 0 ? Invalidation::Scope::kEverything
+                                                : Invalidation::Scope::kNothing);
+  }
   core.UpdateMode();
   return true;
 }
@@ -62,14 +78,16 @@ std::uint64_t ReservedCr3(const Core& core) {
 }
 
 bool SetCr3(Core& core, std::uint64_t value) {
-  // Bit 63 asks to keep the TLB, which holds one address space at a time: a wish only.
-  if ((core.cr4 & kCr4Pcide) != 0) value &= ~(std::uint64_t{1} << 63);
+  // Bit 63 allows to keep translations. The TLB holds one address space at a time and does not; who
+  // shadows the tables may.
+  const bool keep = (core.cr4 & kCr4Pcide) != 0 && value >> 63 != 0;
+  if (keep) value &= ~(std::uint64_t{1} << 63);
   if (core.long_mode() && (value & ReservedCr3(core)) != 0) return core.Raise(kGp, 0);
   std::array<std::uint64_t, 4> pdptes = core.pdptes;
   if (!LoadPdptes(core, value, core.cr0, core.cr4, pdptes)) return false;
   core.cr3 = value;
   core.pdptes = pdptes;
-  PagingChanged(core);
+  PagingChanged(core, keep ? Invalidation::Scope::kNothing : Invalidation::Scope::kAddressSpace);
   return true;
 }
 
@@ -92,7 +110,7 @@ bool SetCr4(Core& core, std::uint64_t value) {
   }
   core.cr4 = value;
   core.pdptes = pdptes;
-  if ((changed & kCr4Paging) != 0) PagingChanged(core);
+  if ((changed & kCr4Paging) != 0) PagingChanged(core, FlushedByCr4(changed, value));
   if ((changed & kCr4De) != 0) core.UpdateBreakpoints();
   core.UpdateMode();
   return true;
@@ -126,24 +144,34 @@ void SetDestination(Core& core, const Op& op, std::uint64_t value) {
   core.Write<std::uint64_t>(op.first, core.code_64() ? value : static_cast<std::uint32_t>(value));
 }
 
-// An address space or address that INVPCID names is gone from the TLB; the one who shadows it
-// hears.
-void Invalidated(Core& core, bool one_address, std::uint64_t linear) {
-  if (one_address) {
-    core.FlushPage(linear);
+// INVLPG or INVPCID: the TLB forgets, and the one who shadows the tables hears.
+void Invalidate(Core& core, const Invalidation& invalidation) {
+  if (invalidation.scope == Invalidation::Scope::kAddress) {
+    core.FlushPage(invalidation.linear.bits());
   } else {
     core.FlushTranslations();
   }
   if (core.tables.second_stage) return;
   core.replay.Clear();
   core.exit = Exit{};
-  core.exit.linear = Gva(linear);
-  core.LeaveWith(one_address ? ExitReason::kInvalidate : ExitReason::kPagingChanged);
+  core.exit.invalidation = invalidation;
+  core.LeaveWith(ExitReason::kInvalidate);
 }
 
 struct InvpcidDescriptor {
   std::uint64_t pcid = 0;
   std::uint64_t linear = 0;
+
+  // What INVPCID of a legal `type` does with it. [intel/vol2] "INVPCID"
+  Invalidation Of(std::uint64_t type) const {
+    static constexpr Invalidation::Scope kScopes[] = {
+        Invalidation::Scope::kAddress, Invalidation::Scope::kAddressSpace,
+        Invalidation::Scope::kEverything,
+        Invalidation::Scope::kEverything,  // may keep global translations
+    };
+    return {
+        .scope = kScopes[type], .pcid = static_cast<std::uint16_t>(pcid), .linear = Gva(linear)};
+  }
 };
 
 bool LegalInvpcid(const Core& core, std::uint64_t type, const InvpcidDescriptor& descriptor) {
@@ -155,11 +183,12 @@ bool LegalInvpcid(const Core& core, std::uint64_t type, const InvpcidDescriptor&
 
 }  // namespace
 
-void PagingChanged(Core& core) {
+void PagingChanged(Core& core, Invalidation::Scope scope) {
   core.UpdatePaging();
   if (core.tables.second_stage) return;
   core.replay.Clear();
   core.exit = Exit{};
+  core.exit.invalidation = {.scope = scope, .pcid = core.paging.pcid()};
   core.LeaveWith(ExitReason::kPagingChanged);
 }
 
@@ -330,7 +359,9 @@ bool Invlpg(Core& core, const Op& op) {
   } else {
     linear = static_cast<std::uint32_t>(linear + core.segments[op.segment].base);
   }
-  Invalidated(core, true, linear);
+  Invalidate(
+      core,
+      {.scope = Invalidation::Scope::kAddress, .pcid = core.paging.pcid(), .linear = Gva(linear)});
   return true;
 }
 
@@ -345,7 +376,7 @@ bool Invpcid(Core& core, const Op& op) {
     return false;
   }
   if (!LegalInvpcid(core, type, descriptor)) return core.Raise(kGp, 0);
-  Invalidated(core, type == 0, descriptor.linear);
+  Invalidate(core, descriptor.Of(type));
   return true;
 }
 

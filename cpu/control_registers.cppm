@@ -8,10 +8,11 @@ export import pagesaw.cpu.core;
 
 export namespace pagesaw::cpu {
 
-// Notes that a register that paging depends on has changed: flushes and, where the processor's
-// tables stand for the guest's linear addresses, ends the Run behind the current instruction. Then
-// `core.stop` is kExit though the instruction is done: it returns true and must be an Ending one.
-void PagingChanged(Core& core);
+// Notes that a register that paging depends on has changed, which invalidates what the scope says,
+// of the current PCID: flushes and, where the processor's tables stand for the guest's linear
+// addresses, ends the Run behind the current instruction. Then `core.stop` is kExit though the
+// instruction is done: it returns true and must be an Ending one.
+void PagingChanged(Core& core, Invalidation::Scope scope);
 
 // The bits of CR4 that the processor's features allow.
 std::uint64_t AllowedCr4(const CpuModel& model);

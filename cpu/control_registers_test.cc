@@ -127,7 +127,8 @@ TEST(ControlRegisters, OneStagePagingChangesLeaveBehindTheInstruction) {
   EXPECT_EQ(core.rip, TestCore::kRip + TestCore::kLength);
   ASSERT_TRUE(test.Run(Invlpg, test.MemoryOp(0x5678)));
   EXPECT_EQ(core.exit.reason, ExitReason::kInvalidate);
-  EXPECT_EQ(core.exit.linear, Gva(0x5678));
+  EXPECT_EQ(core.exit.invalidation,
+            (Invalidation{.scope = Invalidation::Scope::kAddress, .linear = Gva(0x5678)}));
 }
 
 // Without a second stage the PDPTEs are asked of the outside, one by one.

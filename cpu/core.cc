@@ -168,7 +168,10 @@ void Core::SetProtectionKeys(std::uint32_t& keys, std::uint32_t value) {
   tlb.FlushKeys(changed_keys);
 }
 
-void Core::ForgetJumps() { context += kGenerationStep; }
+void Core::ForgetJumps() {
+  context += kGenerationStep;
+  tlb.ForgetCode();
+}
 
 void Core::FlushTranslations() {
   tlb.Flush();

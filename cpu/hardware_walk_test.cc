@@ -141,7 +141,9 @@ TEST_F(TwoStages, InvalidatingAnAddressOfA4MibPageForgetsAllOfIt) {
   test_.Write<std::uint32_t>(kRoot, kP | kW | kU | kA | kD | kPs);
   const std::uint64_t upper = 0x20'0000;  // memory of this core ends at 1 MiB: cached by hand
   EXPECT_TRUE(Read(kPage));
-  TlbEntry& entry = core.tlb.bank(BankName::kSupervisor).At(upper);
+  TlbBank& bank = core.tlb.bank(BankName::kSupervisor);
+  core.tlb.NoteFill(bank, upper, Level::kPdpt);
+  TlbEntry& entry = bank.At(upper);
   entry.read_tag = upper;
   EXPECT_FALSE(core.tlb.FlushPage(kPage));
   EXPECT_EQ(entry.read_tag, kNoTag);

@@ -94,7 +94,9 @@ bool SetEfer(Core& core, std::uint64_t value) {
   const std::uint64_t changed = core.efer ^ value;
   if ((changed & kEferLme) != 0 && (core.cr0 & kCr0Pg) != 0) return false;
   core.efer = value;
-  if ((changed & (kEferNxe | kEferLme)) != 0) PagingChanged(core);
+  if ((changed & (kEferNxe | kEferLme)) != 0) {
+    PagingChanged(core, Invalidation::Scope::kAddressSpace);
+  }
   core.UpdateMode();
   return true;
 }

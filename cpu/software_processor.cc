@@ -384,9 +384,13 @@ void SoftwareProcessor::SetState(const CpuState& state) {
 }
 
 void SoftwareProcessor::SetTables(const TranslationTables& tables) {
-  core_->tables = tables;
+  const TranslationTables old = std::exchange(core_->tables, tables);
   core_->second_stage_tlb.Flush();
-  core_->UpdatePaging();
+  if (old.format == tables.format && old.second_stage == tables.second_stage) {
+    core_->FlushTranslations();  // a format is judged by the same registers as before
+  } else {
+    core_->UpdatePaging();
+  }
 }
 
 void SoftwareProcessor::FlushTlb() {

@@ -219,6 +219,8 @@ void Enter(Core& core, const Task& task, const Loaded& loaded, const TaskSwitch&
     core.UpdatePaging();
     if (!core.tables.second_stage) {
       core.exit = Exit{};
+      core.exit.invalidation = {.scope = Invalidation::Scope::kAddressSpace,
+                                .pcid = core.paging.pcid()};
       core.LeaveWith(ExitReason::kPagingChanged);
     }
   }

@@ -1,4 +1,5 @@
 module;
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -28,9 +29,8 @@ void Tlb::FlushKeys(unsigned keys) {
   const auto forget_data = [](TlbEntry& entry) { entry.read_tag = entry.write_tag = kNoTag; };
   const bool all = (keys & 1) != 0 || keyed_.lost_some();
   for (TlbBank& bank : banks_) {
-    if (!bank.used) continue;
     if (all) {
-      for (TlbEntry& entry : bank.entries) forget_data(entry);
+      bank.used.ForEach([&](unsigned index) { forget_data(bank.entries[index]); });
       continue;
     }
     for (const KeyedPages::Page& page : keyed_.pages()) {
@@ -45,15 +45,14 @@ void Tlb::FlushKeys(unsigned keys) {
 
 void Tlb::Flush() {
   for (TlbBank& bank : banks_) {
-    if (!bank.used) continue;
-    bank.entries.fill(TlbEntry{});
-    bank.used = false;
+    bank.used.ForEach([&](unsigned index) { bank.entries[index] = TlbEntry{}; });
+    bank.used.Clear();
   }
   pieces_2m_.reset();
   pieces_1g_.reset();
   keyed_.Clear();
   keys_used_ = 0;
-  code_.reset();
+  code_.Clear();
 }
 
 bool Tlb::FlushPage(std::uint64_t linear) {
@@ -61,46 +60,51 @@ bool Tlb::FlushPage(std::uint64_t linear) {
   if (pieces_1g_[RegionOf(linear, k1gShift)]) return FlushRegion(linear, k1gShift);
   if (pieces_2m_[RegionOf(linear, k2mShift)]) return FlushRegion(linear, k2mShift);
   for (TlbBank& bank : banks_) bank.At(linear) = TlbEntry{};
-  return code_[(linear >> 12) & (kTlbEntries - 1)];
+  return HoldsCode(linear, kPageShift);
 }
 
 bool Tlb::FlushRegion(std::uint64_t linear, unsigned shift) {
   const auto inside = [=](std::uint64_t tag) { return tag >> shift == linear >> shift; };
+  const unsigned count = std::min(1u << (shift - kPageShift), kTlbEntries);
+  const unsigned first = TlbIndex(linear) & ~(count - 1);
   for (TlbBank& bank : banks_) {
-    if (!bank.used) continue;
-    for (TlbEntry& entry : bank.entries) {
+    bank.used.ForEach(first, count, [&](unsigned index) {
+      TlbEntry& entry = bank.entries[index];
       if (inside(entry.read_tag) || inside(entry.write_tag) || inside(entry.fetch_tag)) {
         entry = TlbEntry{};
+        bank.used.Remove(index);
       }
-    }
+    });
   }
   return HoldsCode(linear, shift);
 }
 
-// Whether code was noted in the region of `linear`.
+// Whether code was noted in the region of `linear`, or may have been.
 bool Tlb::HoldsCode(std::uint64_t linear, unsigned shift) const {
-  const std::uint64_t pages = std::uint64_t{1} << (shift - 12);
-  if (pages >= kTlbEntries) return code_.any();
-  const std::uint64_t first = (linear >> shift << (shift - 12)) & (kTlbEntries - 1);
-  for (std::uint64_t i = 0; i < pages; ++i) {
-    if (code_[first + i]) return true;
-  }
-  return false;
+  const auto inside = [&](unsigned index) {
+    const std::uint64_t page = code_pages_[index];
+    return page == kManyPages || page >> (shift - kPageShift) == linear >> shift;
+  };
+  if (shift == kPageShift) return code_.Has(TlbIndex(linear)) && inside(TlbIndex(linear));
+  const unsigned count = std::min(1u << (shift - kPageShift), kTlbEntries);
+  bool found = false;
+  code_.ForEach(TlbIndex(linear) & ~(count - 1), count,
+                [&](unsigned index) { found = found || inside(index); });
+  return found;
 }
 
 void Tlb::FlushWrites() {
   for (TlbBank& bank : banks_) {
-    if (!bank.used) continue;
-    for (TlbEntry& entry : bank.entries) entry.write_tag = kNoTag;
+    bank.used.ForEach([&](unsigned index) { bank.entries[index].write_tag = kNoTag; });
   }
 }
 
 void Tlb::FlushWritesTo(std::uint64_t host) {
   for (TlbBank& bank : banks_) {
-    if (!bank.used) continue;
-    for (TlbEntry& entry : bank.entries) {
+    bank.used.ForEach([&](unsigned index) {
+      TlbEntry& entry = bank.entries[index];
       if ((entry.write_tag + entry.addend) >> 12 == host >> 12) entry.write_tag = kNoTag;
-    }
+    });
   }
 }
 

@@ -2,6 +2,7 @@
 // over SPTEs found; whoever changes SPTEs flushes it.
 module;
 #include <array>
+#include <bit>
 #include <bitset>
 #include <cstddef>
 #include <cstdint>
@@ -27,12 +28,44 @@ struct TlbEntry {
 
 inline constexpr unsigned kTlbEntries = 1024;
 
+// Where the entry for the page of `linear` stands in its bank.
+constexpr unsigned TlbIndex(std::uint64_t linear) {
+  return static_cast<unsigned>(linear >> 12) & (kTlbEntries - 1);
+}
+
+// Some of the places of a bank. Costs to walk over what it costs to look for bits in 16 words.
+class TlbPlaces {
+ public:
+  inline void Add(unsigned index) { words_[index / 64] |= std::uint64_t{1} << (index % 64); }
+  inline void Remove(unsigned index) { words_[index / 64] &= ~(std::uint64_t{1} << (index % 64)); }
+  inline bool Has(unsigned index) const { return (words_[index / 64] >> (index % 64) & 1) != 0; }
+  inline void Clear() { words_.fill(0); }
+
+  // Calls `visit(index)` for each of the `count` places from `first` that is among them; both are
+  // multiples of 64. A visit may remove the place it is called for.
+  template <typename Visit>
+  inline void ForEach(unsigned first, unsigned count, Visit visit) const {
+    for (unsigned word = first / 64; word < (first + count) / 64; ++word) {
+      for (std::uint64_t left = words_[word]; left != 0; left &= left - 1) {
+        visit(word * 64 + static_cast<unsigned>(std::countr_zero(left)));
+      }
+    }
+  }
+  template <typename Visit>
+  inline void ForEach(Visit visit) const {
+    ForEach(0, kTlbEntries, visit);
+  }
+
+ private:
+  std::array<std::uint64_t, kTlbEntries / 64> words_ = {};
+};
+
 // Translations for one way of being privileged.
 struct TlbBank {
   std::array<TlbEntry, kTlbEntries> entries;
-  bool used = false;  // some entry is not empty
+  TlbPlaces used;  // of entries that may not be empty
 
-  inline TlbEntry& At(std::uint64_t linear) { return entries[(linear >> 12) & (kTlbEntries - 1)]; }
+  inline TlbEntry& At(std::uint64_t linear) { return entries[TlbIndex(linear)]; }
 };
 
 // A few pages, each with the protection key that its cached rights rest on. Told of too many it
@@ -69,7 +102,7 @@ class Tlb {
 
   // Notes that an entry of `bank` for `linear` was made from a page at `level`.
   inline void NoteFill(TlbBank& bank, std::uint64_t linear, Level level) {
-    bank.used = true;
+    bank.used.Add(TlbIndex(linear));
     if (level == Level::kPd) pieces_2m_.set(RegionOf(linear, k2mShift));
     if (level > Level::kPd) pieces_1g_.set(RegionOf(linear, k1gShift));
   }
@@ -77,7 +110,15 @@ class Tlb {
   // Notes that cached rights to data of the page of `linear` rest on protection key `key`.
   void NoteKey(std::uint64_t linear, unsigned key);
   // Notes that something outside remembers what the code at `linear` is.
-  inline void NoteCode(std::uint64_t linear) { code_.set((linear >> 12) & (kTlbEntries - 1)); }
+  inline void NoteCode(std::uint64_t linear) {
+    const unsigned index = TlbIndex(linear);
+    const std::uint64_t page = linear >> 12;
+    code_pages_[index] = !code_.Has(index) || code_pages_[index] == page ? page : kManyPages;
+    code_.Add(index);
+  }
+
+  // Nothing outside remembers code any more.
+  inline void ForgetCode() { code_.Clear(); }
 
   // Forgets everything.
   void Flush();
@@ -102,13 +143,16 @@ class Tlb {
   }
   bool FlushRegion(std::uint64_t linear, unsigned shift);
   bool HoldsCode(std::uint64_t linear, unsigned shift) const;
+  static constexpr std::uint64_t kManyPages = ~std::uint64_t{0};
 
   std::array<TlbBank, 4> banks_;
   // Regions, by a hash, of which some entry may be a piece of a large page.
   std::bitset<kRegions> pieces_2m_, pieces_1g_;
   KeyedPages keyed_;        // by other keys than 0, which most pages have
   unsigned keys_used_ = 0;  // bit k: key k has been noted
-  std::bitset<kTlbEntries> code_;
+  // Where code was noted, and the number of the page, or kManyPages.
+  TlbPlaces code_;
+  std::array<std::uint64_t, kTlbEntries> code_pages_;
 };
 
 }  // namespace pagesaw::cpu

@@ -83,7 +83,7 @@ std::optional<VmExit> Vcpu::TakeStartMessages() {
     }
     apic_.ResetForInit();
     processor_->SetState(ResetState());
-    HandlePagingChange();
+    HandlePagingChange(Invalidation{});
     waits_for_start_up_ = true;
     halted_ = false;
   }
@@ -94,7 +94,7 @@ std::optional<VmExit> Vcpu::TakeStartMessages() {
     state.segments[kCs].selector = static_cast<std::uint16_t>(*vector << 8);
     state.segments[kCs].base = std::uint64_t{*vector} << 12;
     processor_->SetState(state);
-    HandlePagingChange();
+    HandlePagingChange(Invalidation{});
     waits_for_start_up_ = false;
   }
   return std::nullopt;
@@ -240,20 +240,20 @@ std::optional<VmExit> Vcpu::Handle(const Exit& exit) {
                     .message = absl::StrFormat("the guest shut down (triple fault) at rip 0x%x",
                                                processor_->GetState().rip)};
     case ExitReason::kPagingChanged:
-      HandlePagingChange();
+      HandlePagingChange(exit.invalidation);
       return std::nullopt;
     case ExitReason::kInvalidate:
-      root_mmu_->Invalidate(exit.linear);
+      root_mmu_->Invalidate(exit.invalidation);
       return std::nullopt;
   }
   return std::nullopt;
 }
 
-void Vcpu::HandlePagingChange() {
+void Vcpu::HandlePagingChange(const Invalidation& invalidation) {
   if (environment_.tdp) return;
   const PagingState state = processor_->paging_snapshot();
   environment_.mmu->SetPagingState(apic_.id(), state);
-  root_mmu_->PagingChanged(state);
+  root_mmu_->PagingChanged(state, invalidation);
   tables_set_ = false;
 }
 
@@ -419,7 +419,7 @@ void Vcpu::SetState(const CpuState& state) {
   halted_ = state.activity == Activity::kHalted;
   waits_for_start_up_ = state.activity == Activity::kWaitForSipi;
   processor_->SetState(state);
-  HandlePagingChange();
+  HandlePagingChange(Invalidation{});
 }
 
 VcpuStatistics Vcpu::statistics() const {

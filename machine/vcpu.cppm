@@ -96,7 +96,7 @@ class Vcpu {
 
   Ending Handle(const Exit& exit);
   Ending HandleFault(const TableFault& fault);
-  void HandlePagingChange();
+  void HandlePagingChange(const Invalidation& invalidation);
   Ending HandleProtectedWrite(const TableFault& fault, const FaultResolution& resolution);
   void TellOfProtectedWrites();
   bool ReadMemory(BusAccess& access) const;

@@ -44,6 +44,9 @@ struct ShadowPage {
   // Some guest write may have gone unseen: SPTEs may be as the entries were before.
   bool unsync = false;
   bool frame_writable = false;  // the guest table can be written without a fault; then unsync too
+  bool reachable = false;       // what search number `search` found
+  std::uint64_t search = 0;
+  std::uint64_t filled_at = 0;  // lowest level: `fill_clock` when an SPTE was last made
   std::uint8_t writes = 0;      // of the guest table that were seen since its last use
   // What each SPTE was made from, as ShadowedEntry packs it. Null if computed from the gfn.
   std::unique_ptr<std::uint64_t[]> records = nullptr;
@@ -183,11 +186,15 @@ class ShadowPages {
   // Whether SPTEs may let the guest write `gfn` unseen. With `try_unsync`, tables of the lowest
   // level there are given up to be written, until the next synchronization.
   bool MayBeWritten(Gfn gfn, bool try_unsync);
-  // Brings `page` up to date with the guest's table: SPTEs that do not hold any more go.
-  void Resync(ShadowPage& page);
-  // The same for every page that is unsync; from then on writes are seen again. Lets go of `lock`
-  // for a while if there is anything to do, and commits.
-  void SyncAll(Lock& lock);
+  // Brings the unsync pages that `page` leads to, and itself, up to date with the guest's tables:
+  // SPTEs that do not hold any more go. To be called where `page` is about to be linked anew.
+  void ResyncBelow(ShadowPage& page);
+  // The same below `root` for pages in which SPTEs have been made since `fill_clock` was `since`;
+  // from then on writes to their tables are seen again. Lets go of `lock` for a while if there is
+  // anything to do, and commits.
+  void Sync(Lock& lock, const ShadowPage& root, std::uint64_t since);
+  // Counts the SPTEs made at the lowest level: when an SPTE was made.
+  std::uint64_t fill_clock() const { return fill_clock_; }
 
   // Looks for contradictions and describes the first; for tests.
   std::optional<std::string> Audit() const;
@@ -218,7 +225,11 @@ class ShadowPages {
   void EndShadowing(ShadowPage& page);
   void ZapOtherEntrySize(Gfn gfn, bool has_4_byte_entries);
   void WriteProtectFrame(Gfn gfn);
+  void Resync(ShadowPage& page);
   void ResyncRange(ShadowPage& page, unsigned first, unsigned count);
+  bool LeadsTo(const ShadowPage& top, ShadowPage& page);
+  template <typename Visit>
+  void ForEachUnsyncBelow(const ShadowPage& top, Visit visit);
   void TableWritten(Gfn gfn, std::uint64_t offset, std::uint64_t bytes);
   void AddToRmap(ShadowPage& page, unsigned index);
   void RemoveFromRmap(ShadowPage& page, unsigned index);
@@ -249,6 +260,8 @@ class ShadowPages {
   std::vector<ShadowPage*> roots_;    // of trees that are not shared
   std::vector<ShadowPage*> buckets_;  // of shared pages, by gfn
   std::vector<ShadowPage*> unsync_;
+  std::uint64_t fill_clock_ = 1;
+  std::uint64_t last_search_ = 0;
   mutable Rmap rmap_;
   DirtyLogs logs_;
   // How many pages shadow tables in each block of 2 MiB and of 1 GiB.

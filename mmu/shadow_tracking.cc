@@ -21,6 +21,8 @@ constexpr std::size_t kMaxSptesPerFrame = 1000;
 // A table above the lowest level that was written this often without being used is probably none
 // any more.
 constexpr unsigned kFloodWrites = 3;
+// A page that more SPTEs link than this is not searched for who leads to it.
+constexpr std::size_t kManyParents = 64;
 
 constexpr std::uint64_t FramesIn(Level level) { return LevelBytes(level) / kPageBytes; }
 
@@ -186,18 +188,51 @@ void ShadowPages::Resync(ShadowPage& page) {
   if (page.shadows()) ResyncRange(page, 0, kSptesPerPage);
 }
 
-void ShadowPages::SyncAll(Lock& lock) {
-  if (unsync_.empty()) return;
-  for (const ShadowPage* page : unsync_) {
-    if (page->frame_writable) WriteProtectFrame(page->gfn);
+// Whether links lead from `top` to `page`. Where many do, it is taken for granted: to bring a page
+// up to date that need not be is never wrong.
+bool ShadowPages::LeadsTo(const ShadowPage& top, ShadowPage& page) {
+  if (&page == &top) return true;
+  if (Number(page.role.level) >= Number(top.role.level)) return false;
+  if (page.search == last_search_) return page.reachable;
+  page.search = last_search_;
+  page.reachable = page.parents.size() > kManyParents;
+  page.parents.ForEach([&](const std::uint64_t* spte) {
+    ShadowPage& parent = *PageAt(Hpa(reinterpret_cast<std::uintptr_t>(spte)));
+    page.reachable = page.reachable || LeadsTo(top, parent);
+  });
+  return page.reachable;
+}
+
+template <typename Visit>
+void ShadowPages::ForEachUnsyncBelow(const ShadowPage& top, Visit visit) {
+  ++last_search_;
+  for (ShadowPage* page : unsync_) {
+    if (LeadsTo(top, *page)) visit(*page);
   }
+}
+
+void ShadowPages::ResyncBelow(ShadowPage& page) {
+  if (unsync_.empty() || page.present_count == 0) return;
+  ForEachUnsyncBelow(page, [this](ShadowPage& unsync) { Resync(unsync); });
+}
+
+void ShadowPages::Sync(Lock& lock, const ShadowPage& root, std::uint64_t since) {
+  if (unsync_.empty()) return;
+  bool any = false;
+  ForEachUnsyncBelow(root, [&](ShadowPage& page) {
+    if (page.filled_at <= since) return;
+    any = true;
+    if (page.frame_writable) WriteProtectFrame(page.gfn);
+  });
+  if (!any) return;
   // Entries are read when nobody can write them unseen any more. Whoever got the right back in the
   // meantime leaves the page unsync, but true to what was written before.
   Commit(lock);
-  for (ShadowPage* page : unsync_) {
-    Resync(*page);
-    page->unsync = page->frame_writable;
-  }
+  ForEachUnsyncBelow(root, [&](ShadowPage& page) {
+    if (page.filled_at <= since) return;
+    Resync(page);
+    page.unsync = page.frame_writable;
+  });
   std::erase_if(unsync_, [](const ShadowPage* page) { return !page->unsync; });
   Commit(lock);
 }

@@ -155,9 +155,11 @@ void ShadowingMmu::SwitchRoot(ShadowPages::Lock& lock, const RootKey& key) {
   if (current_.page != nullptr && (current_.page->role.invalid || current_.page == empty_root_)) {
     Release(lock, current_);
   }
-  if (current_.page != nullptr && current_.key == key) return;
+  const std::uint16_t pcid = state_.pcid();
+  if (current_.page != nullptr && current_.key == key && current_.pcid == pcid) return;
+  if (current_.trusted_until == kAlways) current_.trusted_until = pages_.fill_clock();
   const auto found = std::find_if(previous_.begin(), previous_.end(), [&](const CachedRoot& root) {
-    return root.page != nullptr && root.key == key;
+    return root.page != nullptr && root.key == key && root.pcid == pcid;
   });
   if (found != previous_.end()) {
     std::swap(current_, *found);
@@ -169,8 +171,8 @@ void ShadowingMmu::SwitchRoot(ShadowPages::Lock& lock, const RootKey& key) {
     std::rotate(previous_.begin(), previous_.end() - 1, previous_.end());
     previous_.front() = std::exchange(current_, CachedRoot{});
   }
-  current_.page = MakeRoot(lock, key);
-  current_.key = key;
+  // What others have put under it this vCPU cannot have cached.
+  current_ = {.page = MakeRoot(lock, key), .key = key, .pcid = pcid};
 }
 
 ShadowRoot ShadowingMmu::Root() {
@@ -179,21 +181,47 @@ ShadowRoot ShadowingMmu::Root() {
   root_epoch_ = pages_.root_epoch();
   SwitchRoot(lock, KeyNow());
   current_.root_register = state_.cr3;
+  const std::uint64_t since = std::exchange(current_.trusted_until, kAlways);
+  if (since != kAlways) pages_.Sync(lock, *current_.page, since);
   pages_.Commit(lock);
   return {.table = current_.page->table(), .level = current_.page->role.level};
 }
 
-void ShadowingMmu::PagingChanged(const PagingState& state) {
-  ShadowPages::Lock lock = pages_.Acquire();
+void ShadowingMmu::PagingChanged(const PagingState& state, const Invalidation& invalidation) {
+  const ShadowPages::Lock lock = pages_.Acquire();
   state_ = state;
   format_index_ = FormatIndex(state);
   root_stale_ = true;
-  pages_.SyncAll(lock);
+  Distrust(invalidation);
 }
 
-// Only pages that are unsync can have SPTEs that their entries do not back.
-void ShadowingMmu::Invalidate(Gva linear) {
+void ShadowingMmu::Invalidate(const Invalidation& invalidation) {
   ShadowPages::Lock lock = pages_.Acquire();
+  if (invalidation.scope == Invalidation::Scope::kAddress) {
+    InvalidateAddress(invalidation.linear);
+    pages_.Commit(lock);
+  } else {
+    Distrust(invalidation);
+  }
+}
+
+// Roots of what is invalidated are brought up to date before they are used again. Those that are no
+// longer known are as if they were new.
+void ShadowingMmu::Distrust(const Invalidation& invalidation) {
+  using Scope = Invalidation::Scope;
+  const auto distrust = [&](CachedRoot& root) {
+    const bool one_space = invalidation.scope == Scope::kAddressSpace;
+    if (!one_space || root.pcid == invalidation.pcid) root.trusted_until = 0;
+  };
+  if (invalidation.scope == Scope::kNothing) return;
+  distrust(current_);
+  for (CachedRoot& root : previous_) distrust(root);
+  if (current_.trusted_until == 0) root_stale_ = true;
+}
+
+// Under all roots: a global translation is of every PCID, and the other trees are soon searched.
+// Only pages that are unsync can have SPTEs that their entries do not back.
+void ShadowingMmu::InvalidateAddress(Gva linear) {
   const SpteCodec& codec = pages_.codec();
   const auto invalidate = [&](ShadowPage* page) {
     while (page != nullptr) {
@@ -209,7 +237,6 @@ void ShadowingMmu::Invalidate(Gva linear) {
   };
   invalidate(current_.page);
   for (const CachedRoot& root : previous_) invalidate(root.page);
-  pages_.Commit(lock);
 }
 
 // -- faults
@@ -338,7 +365,7 @@ void ShadowingMmu::LinkIfNeeded(const PathStep& step, ShadowPage& child) {
     return;
   }
   // No processor can have known of this way: nothing stale may be found on it.
-  if (child.unsync) pages_.Resync(child);
+  pages_.ResyncBelow(child);
   pages_.Link(*step.page, step.index, child, step.record);
 }
 

@@ -44,8 +44,8 @@ class ShadowingMmu final : public ShadowMmu {
   ShadowRoot Root() override;
   bool roots_obsolete() const override { return root_stale_ || pages_.root_epoch() != root_epoch_; }
   FaultResolution HandleFault(const MmuFault& fault) override;
-  void PagingChanged(const PagingState& state) override;
-  void Invalidate(Gva linear) override;
+  void PagingChanged(const PagingState& state, const Invalidation& invalidation) override;
+  void Invalidate(const Invalidation& invalidation) override;
   void GuestWrote(Gpa gpa, std::uint64_t bytes) override { pages_.GuestWrote(gpa, bytes); }
 
   // Takes the MMU lock.
@@ -61,11 +61,17 @@ class ShadowingMmu final : public ShadowMmu {
     std::array<std::uint64_t, 4> bases = {};
     bool operator==(const RootKey&) const = default;
   };
+  // A root as one PCID of this vCPU knows it.
   struct CachedRoot {
     ShadowPage* page = nullptr;
     RootKey key = {};
+    std::uint16_t pcid = 0;
     std::uint64_t root_register = 0;
+    // The `fill_clock` until which its SPTEs may be used though their entries have changed since:
+    // the PCID has been able to cache them, and nothing has invalidated them.
+    std::uint64_t trusted_until = 0;
   };
+  static constexpr std::uint64_t kAlways = ~std::uint64_t{0};  // it is in use
   // The way to an address through shadow pages: in each but the last, `index` links the next.
   struct PathStep {
     ShadowPage* page = nullptr;
@@ -90,6 +96,8 @@ class ShadowingMmu final : public ShadowMmu {
   bool HasTable(const RootKey& key) const;
   ShadowPage* MakeRoot(ShadowPages::Lock& lock, const RootKey& key);
   void SwitchRoot(ShadowPages::Lock& lock, const RootKey& key);
+  void Distrust(const Invalidation& invalidation);
+  void InvalidateAddress(Gva linear);
   void Release(ShadowPages::Lock& lock, CachedRoot& root);
 
   bool RegrantWrite(const MmuFault& fault);

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 import pagesaw.core.access;
@@ -56,10 +57,15 @@ class ShadowingMmuTest : public testing::Test {
               .efer = kEferLme | kEferLma | kEferNxe};
     Load();
   }
-  void Load() {
+  // Loads the registers of `state_`; `scope` is what that invalidates of the PCID.
+  void Load(Invalidation::Scope scope = Invalidation::Scope::kAddressSpace) {
     walker_.Reset(state_);
-    mmu_->PagingChanged(state_);
+    mmu_->PagingChanged(state_, {.scope = scope, .pcid = state_.pcid()});
     (void)mmu_->Root();
+  }
+  void LoadCr3(std::uint64_t cr3, Invalidation::Scope scope = Invalidation::Scope::kAddressSpace) {
+    state_.cr3 = cr3;
+    Load(scope);
   }
   void SetEntry(Gpa table, unsigned index, std::uint64_t entry) {
     memory_.Write<std::uint64_t>(Gpa(table.bits() + 8 * index), entry);
@@ -82,6 +88,12 @@ class ShadowingMmuTest : public testing::Test {
   const std::byte* Host(std::uint64_t linear) {
     const WalkResult result = mmu_->Inspect(InputAddress(linear), kRead, nullptr);
     return result ? reinterpret_cast<const std::byte*>(result->output.bits()) : nullptr;
+  }
+  bool IsUnsync(Gpa table) {
+    for (const ShadowPageInfo& page : pages_->List(0, 1000)) {
+      if (page.gfn == GfnOf(table) && page.unsync) return true;
+    }
+    return false;
   }
   const std::byte* HostOf(std::uint64_t gpa) {
     return memory_.Find(GfnOf(Gpa(gpa)))->HostOf(Gpa(gpa));
@@ -185,7 +197,7 @@ class ShadowingMmuUnsync : public ShadowingMmuTest {
 };
 
 TEST_F(ShadowingMmuUnsync, InvalidatingOneAddressDropsItsSpteAlone) {
-  mmu_->Invalidate(Gva(0x5000));
+  mmu_->Invalidate({.scope = Invalidation::Scope::kAddress, .linear = Gva(0x5000)});
   EXPECT_EQ(Host(0x5000), nullptr);
   EXPECT_EQ(Host(0x6000), HostOf(0x9000));
   EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);
@@ -197,6 +209,113 @@ TEST_F(ShadowingMmuUnsync, LoadingCr3BringsAllUpToDateAndWatchesAgain) {
   EXPECT_EQ(Host(0x5000), nullptr);
   EXPECT_EQ(Host(0x6000), nullptr);
   EXPECT_FALSE(Allows(0x4000, kWrite));
+}
+
+TEST_F(ShadowingMmuUnsync, TablesThatTheNewRootDoesNotLeadToStayAsTheyAre) {
+  LoadCr3(0x7000);
+  EXPECT_TRUE(IsUnsync(kPt));
+  LoadCr3(kPml4.bits());
+  EXPECT_FALSE(IsUnsync(kPt));
+  EXPECT_EQ(Host(0x5000), nullptr);
+}
+
+TEST_F(ShadowingMmuUnsync, ALoadThatKeepsTranslationsKeepsSptes) {
+  state_.cr4 |= kCr4Pcide;
+  Load(Invalidation::Scope::kNothing);
+  LoadCr3(0x7001, Invalidation::Scope::kNothing);
+  LoadCr3(kPml4.bits(), Invalidation::Scope::kNothing);
+  EXPECT_EQ(Host(0x5000), HostOf(0x8000));
+  EXPECT_EQ(Host(0x6000), HostOf(0x9000));
+  LoadCr3(0x7001, Invalidation::Scope::kNothing);
+  LoadCr3(kPml4.bits());
+  EXPECT_EQ(Host(0x5000), nullptr);
+}
+
+// The same table under another PCID is another address space, which has cached nothing.
+TEST_F(ShadowingMmuUnsync, APcidThatIsNewToARootFindsNothingStale) {
+  state_.cr4 |= kCr4Pcide;
+  LoadCr3(kPml4.bits() | 5, Invalidation::Scope::kNothing);
+  EXPECT_EQ(Host(0x5000), nullptr);
+}
+
+struct InvpcidCase {
+  const char* name;
+  Invalidation invalidation;
+  bool keeps_5000;
+  bool keeps_6000;
+};
+
+class ShadowingMmuInvpcid : public ShadowingMmuUnsync,
+                            public testing::WithParamInterface<InvpcidCase> {};
+
+// Of PCID 0, whose root is current or kept for later.
+TEST_P(ShadowingMmuInvpcid, ActsOnTheCurrentRoot) {
+  mmu_->Invalidate(GetParam().invalidation);
+  if (mmu_->roots_obsolete()) (void)mmu_->Root();
+  EXPECT_EQ(Host(0x5000), GetParam().keeps_5000 ? HostOf(0x8000) : nullptr);
+  EXPECT_EQ(Host(0x6000), GetParam().keeps_6000 ? HostOf(0x9000) : nullptr);
+}
+
+TEST_P(ShadowingMmuInvpcid, ActsOnARootThatIsKept) {
+  state_.cr4 |= kCr4Pcide;
+  LoadCr3(0x7001, Invalidation::Scope::kNothing);
+  mmu_->Invalidate(GetParam().invalidation);
+  LoadCr3(kPml4.bits(), Invalidation::Scope::kNothing);
+  EXPECT_EQ(Host(0x5000), GetParam().keeps_5000 ? HostOf(0x8000) : nullptr);
+  EXPECT_EQ(Host(0x6000), GetParam().keeps_6000 ? HostOf(0x9000) : nullptr);
+}
+
+using Scope = Invalidation::Scope;
+INSTANTIATE_TEST_SUITE_P(
+    Types, ShadowingMmuInvpcid,
+    testing::Values(
+        InvpcidCase{"Address", {Scope::kAddress, 0, Gva(0x5fff)}, false, true},
+        InvpcidCase{"AddressSpace", {Scope::kAddressSpace, 0, Gva(0x5000)}, false, false},
+        InvpcidCase{"AnotherAddressSpace", {Scope::kAddressSpace, 7, Gva(0x5000)}, true, true},
+        InvpcidCase{"Everything", {Scope::kEverything, 7, Gva(0x5000)}, false, false}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+// A second vCPU with the same registers.
+class ShadowingMmuTwoVcpus : public ShadowingMmuUnsync {
+ protected:
+  ShadowingMmuTwoVcpus() {
+    other_walker_.Reset(state_);
+    other_->PagingChanged(state_, {.scope = Scope::kAddressSpace});
+  }
+  FaultOutcome OtherFault(std::uint64_t linear, Access access) {
+    return other_->HandleFault({.address = InputAddress(linear), .access = access}).outcome;
+  }
+
+  CpuWalker other_walker_{memory_};
+  std::unique_ptr<ShadowingMmu> other_ =
+      ShadowingMmu::Make(*pages_, memory_, tables_, other_walker_);
+};
+
+// It has cached nothing of what another has made to be cached meanwhile.
+TEST_F(ShadowingMmuTwoVcpus, WhatTheOtherMadeMeanwhileIsNotTrusted) {
+  (void)other_->Root();  // in step again: 0x5000 and 0x6000 are not mapped
+  state_.cr4 |= kCr4Pcide;
+  LoadCr3(0x7001, Scope::kNothing);
+  EXPECT_EQ(OtherFault(0x4000, kWrite), FaultOutcome::kFixed);
+  EXPECT_EQ(OtherFault(0x5000, kRead), FaultOutcome::kFixed);
+  SetEntry(kPt, 5, 0xc000 | kAll);
+  LoadCr3(kPml4.bits(), Scope::kNothing);
+  EXPECT_EQ(Host(0x5000), nullptr);
+}
+
+TEST_F(ShadowingMmuTwoVcpus, ALoadOfCr3OnTheOtherSeesTheWrite) {
+  (void)other_->Root();
+  EXPECT_FALSE(other_->Inspect(InputAddress(0x5000), kRead, nullptr));
+  EXPECT_EQ(OtherFault(0x5000, kRead), FaultOutcome::kFixed);
+  EXPECT_EQ(Host(0x5000), HostOf(0xa000));
+}
+
+TEST_F(ShadowingMmuUnsync, ANewWayAboveFindsNothingStaleBelow) {
+  SeenEntry(kPml4, 1, kPdpt.bits() | kAll);
+  constexpr std::uint64_t kSecond = std::uint64_t{1} << 39;
+  (void)Fault(kSecond + 0x4000, kRead);
+  EXPECT_NE(Host(kSecond + 0x4000), nullptr);
+  EXPECT_EQ(Host(kSecond + 0x5000), nullptr);
 }
 
 TEST_F(ShadowingMmuUnsync, ANewWayToTheTableFindsNothingStale) {

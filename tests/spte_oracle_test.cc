@@ -311,7 +311,7 @@ TEST_P(LinearSpte, AllowsWhatTheProcessorAndTheManualsSay) {
     processor.pkrs = core.pkrs = 0x5555'5e44;
     core.UpdatePaging();
     walker.Reset(core.paging);
-    mmu->PagingChanged(core.paging);
+    mmu->PagingChanged(core.paging, {});
     const PageFormat& format = mmu->format();
     for (unsigned key : {0u, 1u, 4u, 5u, 6u}) {
       ForEachLeaf(walked.codec(), [&](const LeafSpte& asked_leaf, std::uint64_t) {

@@ -69,13 +69,13 @@ void VirtualCpu::EnterGuest() {
   }
 }
 
-void VirtualCpu::PagingHasChanged() {
+void VirtualCpu::PagingHasChanged(const Invalidation& invalidation) {
   core_->UpdatePaging();
   core_->segments[kCs].attributes = core_->long_mode() ? 0xa09b : 0xc09b;
   core_->UpdateMode();
   walker_.Reset(core_->Paging());
   if (core_->tables.second_stage) return;
-  mmu_->PagingChanged(core_->Paging());
+  mmu_->PagingChanged(core_->Paging(), invalidation);
   tables_set_ = false;
 }
 
@@ -207,9 +207,9 @@ bool VirtualCpu::RunInstruction(bool (*instruction)(cpu::Core&, const cpu::Op&),
       core.replay.Clear();
       const bool left = core.stop == cpu::Stop::kExit;
       if (left && core.exit.reason == ExitReason::kInvalidate) {
-        mmu_->Invalidate(core.exit.linear);
+        mmu_->Invalidate(core.exit.invalidation);
       } else if (left) {
-        PagingHasChanged();
+        PagingHasChanged(core.exit.invalidation);
       } else {
         walker_.Reset(core.Paging());
       }

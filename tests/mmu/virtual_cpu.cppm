@@ -78,7 +78,7 @@ class VirtualCpu final : private cpu::CodeWatcher {
 
   void BecomePrivileged(Asked::By by);
   void EnterGuest();
-  void PagingHasChanged();
+  void PagingHasChanged(const Invalidation& invalidation = {});
   Outcome Resolve(std::uint64_t linear, bool& again);
   bool RunInstruction(bool (*instruction)(cpu::Core&, const cpu::Op&), const cpu::Op& op);
 
