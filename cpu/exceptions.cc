@@ -2,6 +2,7 @@ module;
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <utility>
 module pagesaw.cpu.exceptions;
 
 import pagesaw.cpu.control_bits;
@@ -294,13 +295,18 @@ bool SoftwareInterrupt(Core& core, const Op& op, std::uint8_t vector, bool privi
 
 }  // namespace
 
-Delivery Deliver(Core& core, const Pending& pending) {
+Delivery Deliver(Core& core, const Pending& pending, const Pending* met) {
   Pending current = pending;
   const std::uint64_t old_cr2 = core.cr2;
   const std::uint64_t causes = core.debug_causes;  // without those of pushes that come to nothing
   for (unsigned tries = 0;; ++tries) {
     core.stop = Stop::kNone;
-    if (TryDeliver(core, current)) return Delivery::kDone;
+    if (met != nullptr) {
+      core.exception = *std::exchange(met, nullptr);
+      core.stop = Stop::kException;
+    } else if (TryDeliver(core, current)) {
+      return Delivery::kDone;
+    }
     core.debug_causes = causes;
     if (core.stop != Stop::kException) {
       core.cr2 = old_cr2;

@@ -18,7 +18,9 @@ enum class Delivery : std::uint8_t {
 // software interrupt returns to (a fault's own instruction, the next one for others), and where
 // exceptions met on the way return to. Only software interrupts have a `return_rip` of their own.
 // Exceptions met during delivery are delivered instead, or as double fault, before it returns.
-Delivery Deliver(Core& core, const Pending& pending);
+// `met`, if not null, is one that a delivery of `pending` has met already: it left for a table
+// fault, which turned out to be the guest's.
+Delivery Deliver(Core& core, const Pending& pending, const Pending* met = nullptr);
 
 bool Int(Core& core, const Op& op);  // vector in `immediate`
 bool Int1(Core& core, const Op& op);

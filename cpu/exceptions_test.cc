@@ -108,6 +108,17 @@ TEST(DeliverLong, FaultOfTheDoubleFaultShutsDown) {
   EXPECT_EQ(test.core().exit.reason, ExitReason::kShutdown);
 }
 
+// Where the tables stand for linear addresses, page faults of a delivery are found outside.
+TEST(DeliverLong, PageFaultFoundOutsideIsOneOfTheDelivery) {
+  TestCore test;
+  test.SetGate(kDf, TestCore::kCode64, kHandler, kInterruptGate, 0);
+  const Pending fault = {.vector = kPfVector, .has_error_code = true, .error_code = 2, .cr2 = 0x77};
+  ASSERT_EQ(Deliver(test.core(), fault, &fault), Delivery::kDone);
+  EXPECT_EQ(test.core().rip, kHandler) << "#DF";
+  EXPECT_EQ(test.Read<std::uint64_t>(test.core().gpr[kRsp]), 0u);
+  EXPECT_EQ(test.core().cr2, 0x77u);
+}
+
 TEST(DeliverLong, TableFaultLeavesTheEventDeliverable) {
   TestCore test;
   Core& core = test.core();

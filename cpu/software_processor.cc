@@ -130,6 +130,12 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
     core.event_queued = false;
     core.activity = Activity::kActive;
   }
+  if (pending_ && core.event_queued && core.event.kind == Event::Kind::kException) {
+    // A page fault that the outside found is one of the delivery that it stopped.
+    const Pending met = PendingOf(core.event, core.rip);
+    core.event_queued = false;
+    if (DeliverPending(&met)) return true;
+  }
   while (pending_) {
     if (DeliverPending()) return true;
     if (--deliveries_left_ == 0) return LeaveFor(ExitReason::kBudget);
@@ -150,11 +156,11 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
   return core.budget <= 0 && LeaveFor(ExitReason::kBudget);
 }
 
-bool SoftwareProcessor::DeliverPending() {
+bool SoftwareProcessor::DeliverPending(const Pending* met) {
   Core& core = *core_;
   core.stop = Stop::kNone;
   core.alone = true;
-  switch (Deliver(core, *pending_)) {
+  switch (Deliver(core, *pending_, met)) {
     case Delivery::kDone:
       pending_.reset();
       TellDebugCauses(0);

@@ -73,7 +73,8 @@ std::vector<std::string> EdgeGuests() {
   return names;
 }
 
-class GuestTest : public testing::TestWithParam<std::tuple<std::string, std::string>> {
+// Vendor, whether translation has two stages, and the guest.
+class GuestTest : public testing::TestWithParam<std::tuple<std::string, bool, std::string>> {
  protected:
   void SetUp() override {
     const std::unique_ptr<Plugin> plugins[] = {vmx::MakeVmxPlugin(), svm::MakeSvmPlugin(),
@@ -81,12 +82,13 @@ class GuestTest : public testing::TestWithParam<std::tuple<std::string, std::str
     for (const auto& plugin : plugins) ASSERT_FALSE(plugin->Register(registry_));
   }
 
-  std::unique_ptr<Vm> MakeVm(const std::string& vendor, const std::string& image,
+  std::unique_ptr<Vm> MakeVm(const std::string& vendor, bool tdp, const std::string& image,
                              const std::string& cmdline, milliseconds time_limit = {},
                              unsigned cpus = 1) {
     VmConfig config;
     config.name = "guest";
     config.vendor = vendor;
+    config.tdp = tdp;
     config.image_path = image;
     config.cmdline = cmdline;
     config.time_limit = time_limit;
@@ -132,11 +134,11 @@ void ExpectEnd(const std::string& end, const VmExit& exit) {
 using EdgeGuest = GuestTest;
 
 TEST_P(EdgeGuest, EndsAsItsSourceSays) {
-  const auto& [vendor, name] = GetParam();
+  const auto& [vendor, tdp, name] = GetParam();
   const Expectation expectation = ExpectationOf("guests/edge/" + name + ".S");
   ASSERT_FALSE(expectation.end.empty());
   const bool may_run_on = expectation.end == "runs" || expectation.end == "any";
-  const auto vm = MakeVm(vendor, "guests/edge/" + name + ".elf", "",
+  const auto vm = MakeVm(vendor, tdp, "guests/edge/" + name + ".elf", "",
                          may_run_on ? kGlance : milliseconds(0), expectation.cpus);
   ASSERT_NE(vm, nullptr);
   ASSERT_TRUE(vm->Start().ok());
@@ -149,21 +151,24 @@ TEST_P(EdgeGuest, EndsAsItsSourceSays) {
   ExpectHealthy(*vm);
 }
 
+std::string NameOf(const GuestTest::ParamType& parameter) {
+  const auto& [vendor, tdp, guest] = parameter;
+  std::string name = vendor + (tdp ? "XtwoStages" : "XoneStage") + "X" +
+                     std::filesystem::path(guest).stem().string();
+  std::replace(name.begin(), name.end(), '_', 'X');
+  return name;
+}
+
 INSTANTIATE_TEST_SUITE_P(Vendors, EdgeGuest,
-                         testing::Combine(testing::Values("intel", "amd"),
+                         testing::Combine(testing::Values("intel", "amd"), testing::Bool(),
                                           testing::ValuesIn(EdgeGuests())),
-                         [](const auto& info) {
-                           std::string name =
-                               std::get<0>(info.param) + "X" + std::get<1>(info.param);
-                           std::replace(name.begin(), name.end(), '_', 'X');
-                           return name;
-                         });
+                         [](const auto& info) { return NameOf(info.param); });
 
 using Tour = GuestTest;
 
 TEST_P(Tour, PrintsWhatIsExpected) {
-  const auto& [vendor, image] = GetParam();
-  const auto vm = MakeVm(vendor, image, "once");
+  const auto& [vendor, tdp, image] = GetParam();
+  const auto vm = MakeVm(vendor, tdp, image, "once");
   ASSERT_NE(vm, nullptr);
   ASSERT_TRUE(vm->Start().ok());
   ASSERT_TRUE(vm->WaitUntilStopped(kPatience));
@@ -172,9 +177,9 @@ TEST_P(Tour, PrintsWhatIsExpected) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Vendors, Tour,
-                         testing::Combine(testing::Values("intel", "amd"),
+                         testing::Combine(testing::Values("intel", "amd"), testing::Bool(),
                                           testing::Values("guests/tour.elf")),
-                         [](const auto& info) { return std::get<0>(info.param); });
+                         [](const auto& info) { return NameOf(info.param); });
 
 }  // namespace
 }  // namespace pagesaw

@@ -37,6 +37,7 @@ EDGE_GUESTS = [
     "root_in_mmio",
     "self_map",
     "self_modifying",
+    "shared_tables",
     "single_step",
     "stack_in_mmio",
     "table_in_mmio",
