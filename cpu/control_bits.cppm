@@ -49,15 +49,13 @@ inline constexpr std::uint64_t kDebugctlBtf = 1u << 1;
 // [intel/vol4] "Architectural MSRs"; [amd/vol2] "MSR Cross-Reference"
 enum Msr : std::uint32_t {
   kMsrTsc = 0x10,
-  kMsrPlatformId = 0x17,
   kMsrApicBase = 0x1b,
   kMsrTscAdjust = 0x3b,
   kMsrTscDeadline = 0x6e0,
-  kMsrMicrocode = 0x8b,
   kMsrSysenterCs = 0x174,
   kMsrSysenterEsp = 0x175,
   kMsrSysenterEip = 0x176,
-  kMsrMiscEnable = 0x1a0,
+  kMsrMicrocodeUpdate = 0x79,
   kMsrDebugctl = 0x1d9,
   kMsrPat = 0x277,
   kMsrPkrs = 0x6e1,

@@ -13,9 +13,12 @@ export import pagesaw.core.page_format;
 export import pagesaw.core.processor;
 export import pagesaw.cpu.breakpoints;
 export import pagesaw.cpu.lazy_flags;
+export import pagesaw.cpu.machine_check;
+export import pagesaw.cpu.memory_type_ranges;
 export import pagesaw.cpu.second_stage_tlb;
 export import pagesaw.cpu.tlb;
 export import pagesaw.cpu.model;
+export import pagesaw.cpu.plain_msrs;
 export import pagesaw.core.access;
 export import pagesaw.core.address;
 export import pagesaw.core.paging_state;
@@ -210,6 +213,10 @@ struct Core {
   // What has happened to be told by the next #DB that is a trap: bits of DR6.
   std::uint64_t debug_causes = 0;
   std::uint64_t debugctl = 0;
+  MemoryTypeRanges memory_type_ranges;  // these three outlive SetState, as they outlive INIT
+  MachineCheckBanks machine_check;
+  PlainMsrs plain_msrs;
+  bool monitor_armed = false;
   bool nmi_blocked = false;
   ExtendedState extended;
 

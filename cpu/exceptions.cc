@@ -293,6 +293,42 @@ bool SoftwareInterrupt(Core& core, const Op& op, std::uint8_t vector, bool privi
   return false;
 }
 
+// Whether INT `vector` of virtual-8086 mode is the monitor's, by the redirection bitmap below the
+// I/O permission bitmap. [intel/vol3] "Interrupt Redirection Bitmap"
+bool IsMonitors(Core& core, std::uint8_t vector, bool& monitors) {
+  constexpr std::uint32_t kBitmapBase = 0x66, kBitmapBytes = 32;
+  const Segment& tr = core.segments[kTr];
+  std::uint16_t end = 0;
+  if ((tr.type() & 8) == 0 || tr.limit < kBitmapBase + 1) return core.Raise(kGp, 0);
+  if (!LoadSystem(core, tr.base + kBitmapBase, end)) return false;
+  const std::uint32_t at = end - kBitmapBytes + vector / 8u;
+  if (end < kBitmapBytes || at > tr.limit) return core.Raise(kGp, 0);
+  std::uint8_t bits = 0;
+  if (!LoadSystem(core, tr.base + at, bits)) return false;
+  monitors = (bits >> (vector & 7) & 1) != 0;
+  return true;
+}
+
+// INT of virtual-8086 mode that the program's own handler takes, by the vector table at 0.
+bool InterruptVirtual8086(Core& core, std::uint8_t vector) {
+  std::uint32_t target = 0;
+  if (!LoadSystem(core, vector * 4u, target)) return false;
+  const bool is_virtual = !MayDoIo(core);
+  StackWriter stack(core, core.segments[kSs], core.gpr[kRsp], false, By::kProgram, 0);
+  Frame frame{stack, 2};
+  frame.Push(is_virtual ? VirtualFlags(core) : core.Rflags());
+  frame.Push(core.segments[kCs].selector);
+  frame.Push(core.rip);
+  if (!frame.ok) return false;
+  SetSegment(core, kCs, RealModeSegment(core, kCs, static_cast<std::uint16_t>(target >> 16)));
+  core.rflags &= ~(kFlagTf | (is_virtual ? kFlagVif : kFlagIf));
+  core.trap_cancelled = true;
+  core.UpdateMode();
+  SetStackPointer(core, stack.sp());
+  core.rip = target & 0xffff;
+  return true;
+}
+
 }  // namespace
 
 Delivery Deliver(Core& core, const Pending& pending, const Pending* met) {
@@ -339,8 +375,14 @@ Delivery Deliver(Core& core, const Pending& pending, const Pending* met) {
 }
 
 bool Int(Core& core, const Op& op) {
-  if (core.virtual_8086() && !MayDoIo(core)) return core.Raise(kGp, 0);
-  return SoftwareInterrupt(core, op, static_cast<std::uint8_t>(op.immediate), false);
+  const auto vector = static_cast<std::uint8_t>(op.immediate);
+  if (core.virtual_8086()) {
+    bool monitors = true;
+    if ((core.cr4 & kCr4Vme) != 0 && !IsMonitors(core, vector, monitors)) return false;
+    if (!monitors) return InterruptVirtual8086(core, vector);
+    if (!MayDoIo(core)) return core.Raise(kGp, 0);
+  }
+  return SoftwareInterrupt(core, op, vector, false);
 }
 
 bool Int1(Core& core, const Op& op) { return SoftwareInterrupt(core, op, kDb, true); }

@@ -31,6 +31,8 @@ bool PopImage(StackReader& stack, Image& image) {
 // effect on nothing.
 void SetFlags(Core& core, std::uint64_t value, std::uint64_t mask, unsigned bytes) {
   const bool resumes = bytes > 2 && core.breakpoints.any_execute();
+  // Only a kernel changes the virtual interrupt flags.
+  if (bytes > 2 && core.protected_mode() && core.cpl == 0) mask |= kFlagVif | kFlagVip;
   const std::uint64_t loaded = mask | (resumes ? kFlagRf : 0);
   core.SetRflags((core.Rflags() & ~(mask | kFlagRf)) | (value & loaded));
 }
@@ -47,6 +49,18 @@ bool ReturnUnprotected(Core& core, unsigned bytes) {
   MoveStack(core, stack.offset());
   SetSegment(core, kCs, RealModeSegment(core, kCs, image.code_selector()));
   SetFlags(core, image.flags, mask, bytes);
+  core.UpdateMode();
+  core.rip = image.rip;
+  return true;
+}
+
+// Virtual-8086 mode below IOPL 3, with virtual interrupts.
+bool ReturnVirtual(Core& core) {
+  StackReader stack(core, 2);
+  Image image;
+  if (!PopImage(stack, image) || !LoadVirtualFlags(core, image.flags)) return false;
+  MoveStack(core, stack.offset());
+  SetSegment(core, kCs, RealModeSegment(core, kCs, image.code_selector()));
   core.UpdateMode();
   core.rip = image.rip;
   return true;
@@ -125,6 +139,7 @@ bool ReturnToTask(Core& core) {
 bool Return(Core& core, unsigned bytes) {
   if (core.real_mode()) return ReturnUnprotected(core, bytes);
   if (core.virtual_8086()) {
+    if (HasVirtualInterrupts(core) && bytes == 2) return ReturnVirtual(core);
     return MayDoIo(core) ? ReturnUnprotected(core, bytes) : core.Raise(kGp, 0);
   }
   if ((core.rflags & kFlagNt) != 0) {

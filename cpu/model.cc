@@ -38,19 +38,19 @@ constexpr std::uint32_t kExtended = 0x8000'0001;
 // [intel/vol2] "CPUID"; [amd/vol3] "Obtaining Processor Information Via the CPUID Instruction"
 constexpr FeatureRow kFeatures[] = {
     {Feature::kFpu, "fpu", 1, 0, kEdx, 0, Support::kOn},
-    {Feature::kVme, "vme", 1, 0, kEdx, 1, Support::kNone},
+    {Feature::kVme, "vme", 1, 0, kEdx, 1, Support::kOn},
     {Feature::kDe, "de", 1, 0, kEdx, 2, Support::kOn},
     {Feature::kPse, "pse", 1, 0, kEdx, 3, Support::kOn},
     {Feature::kTsc, "tsc", 1, 0, kEdx, 4, Support::kOn},
     {Feature::kMsr, "msr", 1, 0, kEdx, 5, Support::kOn},
     {Feature::kPae, "pae", 1, 0, kEdx, 6, Support::kOn},
-    {Feature::kMce, "mce", 1, 0, kEdx, 7, Support::kNone},
+    {Feature::kMce, "mce", 1, 0, kEdx, 7, Support::kOn},
     {Feature::kCx8, "cx8", 1, 0, kEdx, 8, Support::kOn},
     {Feature::kApic, "apic", 1, 0, kEdx, 9, Support::kOn},
     {Feature::kSep, "sep", 1, 0, kEdx, 11, Support::kOn},
-    {Feature::kMtrr, "mtrr", 1, 0, kEdx, 12, Support::kNone},
+    {Feature::kMtrr, "mtrr", 1, 0, kEdx, 12, Support::kOn},
     {Feature::kPge, "pge", 1, 0, kEdx, 13, Support::kOn},
-    {Feature::kMca, "mca", 1, 0, kEdx, 14, Support::kNone},
+    {Feature::kMca, "mca", 1, 0, kEdx, 14, Support::kOn},
     {Feature::kCmov, "cmov", 1, 0, kEdx, 15, Support::kOn},
     {Feature::kPat, "pat", 1, 0, kEdx, 16, Support::kOn},
     {Feature::kPse36, "pse36", 1, 0, kEdx, 17, Support::kOn},
@@ -61,7 +61,7 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kSse2, "sse2", 1, 0, kEdx, 26, Support::kOn},
     {Feature::kSse3, "sse3", 1, 0, kEcx, 0, Support::kHost},
     {Feature::kPclmulqdq, "pclmulqdq", 1, 0, kEcx, 1, Support::kHost},
-    {Feature::kMonitor, "monitor", 1, 0, kEcx, 3, Support::kNone},
+    {Feature::kMonitor, "monitor", 1, 0, kEcx, 3, Support::kOff},
     {Feature::kSsse3, "ssse3", 1, 0, kEcx, 9, Support::kHost},
     {Feature::kFma, "fma", 1, 0, kEcx, 12, Support::kHost},
     {Feature::kCx16, "cx16", 1, 0, kEcx, 13, Support::kOn},
@@ -217,6 +217,10 @@ std::string ApplyWish(std::string_view wish, CpuModel& model) {
   return {};
 }
 
+// Lines of 64 bytes, waking by masked interrupts, and two states that rest: C1.
+// [intel/vol2] "CPUID", leaf 05h
+constexpr CpuidResult MonitorLeaf() { return {64, 64, 3, 2u << 4}; }
+
 }  // namespace
 
 void CpuModel::set_extension(const VirtExtension* extension) {
@@ -264,6 +268,7 @@ CpuidResult CpuModel::FeatureLeaf(const CpuidDynamic& dynamic) const {
   result.edx = FeatureBits(1, 0, kEdx);
   if (Has(Feature::kXsave) && dynamic.osxsave) result.ecx |= 1u << 27;
   if (!dynamic.apic_enabled) result.edx &= ~(1u << 9);
+  if (!dynamic.monitor) result.ecx &= ~(1u << 3);
   if (cpu_count_ > 1) result.edx |= 1u << 28;  // HTT: more than one logical processor in EBX
   return result;
 }
@@ -342,7 +347,8 @@ CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
   switch (leaf) {
     case 0: {
       const std::string_view vendor = extension_ != nullptr ? extension_->cpuid_vendor() : "";
-      return {kMaxBasicLeaf, Characters(vendor, 0), Characters(vendor, 8), Characters(vendor, 4)};
+      return {dynamic.few_leaves ? 2 : kMaxBasicLeaf, Characters(vendor, 0), Characters(vendor, 8),
+              Characters(vendor, 4)};
     }
     case 1:
       return FeatureLeaf(dynamic);
@@ -350,6 +356,8 @@ CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
       return amd_rules_ ? CpuidResult{} : CpuidResult{0x00ff'ff01, 0, 0, 0};  // see leaf 4
     case 4:
       return CacheLeaf(subleaf);
+    case 5:
+      return dynamic.monitor ? MonitorLeaf() : CpuidResult{};
     case 7:
       return StructuredLeaf(subleaf, dynamic);
     case 0xd:
@@ -363,7 +371,7 @@ CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
   }
 }
 
-CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf) const {
+CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf, const CpuidDynamic& dynamic) const {
   switch (leaf) {
     case 0x8000'0000: {
       CpuidResult result = {kMaxExtendedLeaf, 0, 0, 0};
@@ -375,6 +383,7 @@ CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf) const {
     }
     case kExtended: {
       CpuidResult result = {0, 0, FeatureBits(kExtended, 0, kEcx), FeatureBits(kExtended, 0, kEdx)};
+      if (!dynamic.no_execute) result.edx &= ~(1u << 20);
       if (amd_rules_) {
         result.eax = Signature();
         result.edx |= FeatureBits(1, 0, kEdx) & kRepeatedBits;
@@ -409,7 +418,7 @@ CpuidResult CpuModel::Cpuid(std::uint32_t leaf, std::uint32_t subleaf,
   } else if (Has(Feature::kHypervisor) && leaf == kHypercallLeaf) {
     result.eax = kHypercallBits;
   } else if (leaf >= 0x8000'0000) {
-    result = ExtendedLeaf(leaf);
+    result = ExtendedLeaf(leaf, dynamic);
   } else if (leaf >= kHypervisorLeaf && leaf < kHypervisorLeaf + 0x1000'0000) {
     return result;
   } else {

@@ -99,6 +99,9 @@ struct CpuidDynamic {
   bool osxsave = false;      // CR4.OSXSAVE
   bool ospke = false;        // CR4.PKE
   bool apic_enabled = true;  // IA32_APIC_BASE bit 11
+  bool monitor = false;      // IA32_MISC_ENABLE: MONITOR and MWAIT, if they are there at all
+  bool few_leaves = false;   // IA32_MISC_ENABLE: basic leaves end with 2
+  bool no_execute = true;    // IA32_MISC_ENABLE: the no-execute bit, if it is there
   std::uint64_t xcr0 = 1, xss = 0;
 };
 
@@ -156,7 +159,7 @@ class CpuModel {
  private:
   CpuidResult BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
                         const CpuidDynamic& dynamic) const;
-  CpuidResult ExtendedLeaf(std::uint32_t leaf) const;
+  CpuidResult ExtendedLeaf(std::uint32_t leaf, const CpuidDynamic& dynamic) const;
   CpuidResult FeatureLeaf(const CpuidDynamic& dynamic) const;
   CpuidResult StructuredLeaf(std::uint32_t subleaf, const CpuidDynamic& dynamic) const;
   CpuidResult XsaveLeaf(std::uint32_t subleaf, const CpuidDynamic& dynamic) const;

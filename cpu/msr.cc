@@ -2,10 +2,12 @@ module;
 #include <unistd.h>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 module pagesaw.cpu.msr;
 
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.control_registers;
+import pagesaw.cpu.monitor;
 import pagesaw.cpu.segmentation;
 
 namespace pagesaw::cpu {
@@ -20,10 +22,45 @@ std::uint64_t ClockNow() {
 }
 
 constexpr std::uint64_t kApicBaseX2apic = 1u << 10;
-constexpr std::uint64_t kMiscEnableFixed = 1;  // fast strings
+
+std::uint64_t MiscEnable(const Core& core) {
+  return core.plain_msrs.Read(kMsrMiscEnable).value_or(0);
+}
 
 bool IsAmdPerformanceCounter(const Core& core, std::uint32_t index) {
   return core.model->amd_rules() && index >= kMsrAmdPerfFirst && index <= kMsrAmdPerfLast;
+}
+
+// Registers that need nothing but themselves.
+Result ReadKept(const Core& core, std::uint32_t index, std::uint64_t& value) {
+  if (MemoryTypeRanges::Owns(index)) {
+    value = core.memory_type_ranges.Read(index);
+    return core.model->Has(Feature::kMtrr) ? Result::kDone : Result::kRefused;
+  }
+  if (MachineCheckBanks::Owns(index)) {
+    value = core.machine_check.Read(index);
+    return core.model->Has(Feature::kMca) ? Result::kDone : Result::kRefused;
+  }
+  const std::optional<std::uint64_t> plain = core.plain_msrs.Read(index);
+  value = plain.value_or(0);
+  return plain ? Result::kDone : Result::kNotOurs;
+}
+
+Result WriteKept(Core& core, std::uint32_t index, std::uint64_t value) {
+  bool done = false;
+  if (MemoryTypeRanges::Owns(index)) {
+    done = core.model->Has(Feature::kMtrr) &&
+           core.memory_type_ranges.Write(index, value, core.model->physical_bits());
+  } else if (MachineCheckBanks::Owns(index)) {
+    const std::uint64_t hwcr = core.plain_msrs.Read(kMsrHwcr).value_or(0);
+    done = core.model->Has(Feature::kMca) &&
+           core.machine_check.Write(index, value, (hwcr & kHwcrMcStatusWritable) != 0);
+  } else if (core.plain_msrs.Read(index)) {
+    done = core.plain_msrs.Write(index, value);
+  } else {
+    return Result::kNotOurs;
+  }
+  return done ? Result::kDone : Result::kRefused;
 }
 
 Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
@@ -39,18 +76,12 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
       return model.Has(Feature::kTscAdjust) ? Result::kNotOurs : Result::kRefused;
     case kMsrTscDeadline:
       return model.Has(Feature::kTscDeadline) ? Result::kNotOurs : Result::kRefused;
-    case kMsrMicrocode:
-      return gated(true, 0);
-    case kMsrPlatformId:
-      return gated(!model.amd_rules(), 0);
     case kMsrSysenterCs:
       return gated(model.Has(Feature::kSep), core.sysenter_cs);
     case kMsrSysenterEsp:
       return gated(model.Has(Feature::kSep), core.sysenter_esp);
     case kMsrSysenterEip:
       return gated(model.Has(Feature::kSep), core.sysenter_eip);
-    case kMsrMiscEnable:
-      return gated(!model.amd_rules(), kMiscEnableFixed);
     case kMsrDebugctl:
       return gated(true, core.debugctl);
     case kMsrPat:
@@ -77,8 +108,10 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
       return gated(model.Has(Feature::kLm), core.kernel_gs_base);
     case kMsrTscAux:
       return gated(model.Has(Feature::kRdtscp) || model.Has(Feature::kRdpid), core.tsc_aux);
+    case kMsrMicrocodeUpdate:
+      return Result::kRefused;
     default:
-      return IsAmdPerformanceCounter(core, index) ? gated(true, 0) : Result::kNotOurs;
+      return IsAmdPerformanceCounter(core, index) ? gated(true, 0) : ReadKept(core, index, value);
   }
 }
 
@@ -88,7 +121,9 @@ bool SetEfer(Core& core, std::uint64_t value) {
   std::uint64_t allowed = kEferLma;  // writes of it have no effect
   if (model.Has(Feature::kSyscall)) allowed |= kEferSce;
   if (model.Has(Feature::kLm)) allowed |= kEferLme;
-  if (model.Has(Feature::kNx)) allowed |= kEferNxe;
+  if (model.Has(Feature::kNx) && (MiscEnable(core) & kMiscEnableNoExecuteDisable) == 0) {
+    allowed |= kEferNxe;
+  }
   if ((value & ~allowed) != 0) return false;
   value = (value & ~kEferLma) | (core.efer & kEferLma);
   const std::uint64_t changed = core.efer ^ value;
@@ -132,16 +167,14 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
     case kMsrApicBase:
       return (value & kApicBaseX2apic) != 0 && !model.Has(Feature::kX2apic) ? Result::kRefused
                                                                             : Result::kNotOurs;
-    case kMsrMicrocode:
-      return ignore(true);
+    case kMsrMicrocodeUpdate:  // no update ever fits: Intel's do nothing, AMD's fault
+      return ignore(!model.amd_rules());
     case kMsrSysenterCs:
       return set(core.sysenter_cs, model.Has(Feature::kSep));
     case kMsrSysenterEsp:
       return set(core.sysenter_esp, canonical(Feature::kSep));
     case kMsrSysenterEip:
       return set(core.sysenter_eip, canonical(Feature::kSep));
-    case kMsrMiscEnable:
-      return ignore(!model.amd_rules());
     case kMsrDebugctl:
       return set(core.debugctl, (value & ~kDebugctlBtf) == 0);
     case kMsrPat:
@@ -172,7 +205,8 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
       return set(core.tsc_aux,
                  (model.Has(Feature::kRdtscp) || model.Has(Feature::kRdpid)) && value >> 32 == 0);
     default:
-      return IsAmdPerformanceCounter(core, index) ? ignore(value == 0) : Result::kNotOurs;
+      return IsAmdPerformanceCounter(core, index) ? ignore(value == 0)
+                                                  : WriteKept(core, index, value);
   }
 }
 
@@ -210,6 +244,7 @@ bool Random(Core& core, const Op& op, Feature feature) {
 std::uint64_t ReadTsc(const Core& core) { return ClockNow() + core.tsc_offset; }
 
 bool Rdmsr(Core& core, const Op&) {
+  if (!core.model->Has(Feature::kMsr)) return core.Raise(kUd);
   if (core.cpl != 0) return core.Raise(kGp, 0);
   const std::uint32_t index = Low(core, kRcx);
   std::uint64_t value = 0;
@@ -229,6 +264,7 @@ bool Rdmsr(Core& core, const Op&) {
 }
 
 bool Wrmsr(Core& core, const Op&) {
+  if (!core.model->Has(Feature::kMsr)) return core.Raise(kUd);
   if (core.cpl != 0) return core.Raise(kGp, 0);
   const std::uint32_t index = Low(core, kRcx);
   const std::uint64_t value = Low(core, kRax) | std::uint64_t{Low(core, kRdx)} << 32;
@@ -272,9 +308,15 @@ bool Rdpid(Core& core, const Op& op) {
 }
 
 bool Cpuid(Core& core, const Op&) {
+  const std::uint64_t features = core.plain_msrs.Read(kMsrMiscFeatures).value_or(0);
+  if (core.cpl > 0 && (features & kMiscFeatureCpuidFaulting) != 0) return core.Raise(kGp, 0);
+  const std::uint64_t enabled = MiscEnable(core);
   const CpuidDynamic dynamic = {.osxsave = (core.cr4 & kCr4Osxsave) != 0,
                                 .ospke = (core.cr4 & kCr4Pke) != 0,
                                 .apic_enabled = core.apic_enabled,
+                                .monitor = HasMonitor(core),
+                                .few_leaves = (enabled & kMiscEnableLimitCpuid) != 0,
+                                .no_execute = (enabled & kMiscEnableNoExecuteDisable) == 0,
                                 .xcr0 = core.xcr0,
                                 .xss = core.xss};
   const CpuidResult result = core.model->Cpuid(Low(core, kRax), Low(core, kRcx), dynamic);

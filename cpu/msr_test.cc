@@ -12,6 +12,7 @@ import pagesaw.cpu.control_bits;
 import pagesaw.cpu.core;
 import pagesaw.cpu.model;
 import pagesaw.cpu.test_core;
+import pagesaw.cpu.test_vendor;
 import pagesaw.cpu.msr;
 
 namespace pagesaw::cpu {
@@ -66,6 +67,110 @@ INSTANTIATE_TEST_SUITE_P(
                     MsrCase{"EferWithoutLme", kMsrEfer, 0xc01, false},
                     MsrCase{"EferWithoutNx", kMsrEfer, 0x501, true}),
     [](const auto& info) { return std::string(info.param.name); });
+
+struct VendorCase {
+  const char* name;
+  Vendor vendor;
+  std::uint32_t index;
+  std::uint64_t value;
+  bool want_write;
+  bool want_read = true;
+};
+class MsrOfVendor : public testing::TestWithParam<VendorCase> {};
+TEST_P(MsrOfVendor, IsThereOrGeneralProtection) {
+  TestCore test;
+  test.model() = ModelOf(GetParam().vendor);
+  test.core().plain_msrs = PlainMsrs(test.model().amd_rules());
+  EXPECT_EQ(Write(test, GetParam().index, GetParam().value), GetParam().want_write);
+  if (!GetParam().want_write) EXPECT_EQ(test.core().exception.vector, kGp);
+  std::uint64_t value = 0;
+  EXPECT_EQ(Read(test, GetParam().index, value), GetParam().want_read);
+  if (GetParam().want_write && GetParam().want_read) EXPECT_EQ(value, GetParam().value);
+}
+constexpr Vendor kI = Vendor::kIntel, kA = Vendor::kAmd;
+INSTANTIATE_TEST_SUITE_P(
+    Registers, MsrOfVendor,
+    testing::Values(VendorCase{"MtrrCapabilities", kI, 0xfe, 0, false},
+                    VendorCase{"MtrrDefault", kA, 0x2ff, 0xc06, true},
+                    VendorCase{"MtrrBase", kI, 0x20e, 0x8000'0006, true},
+                    VendorCase{"MtrrBaseTooWide", kI, 0x20e, std::uint64_t{1} << 46, false},
+                    VendorCase{"MachineCheckBank", kA, 0x400, ~std::uint64_t{0}, true},
+                    VendorCase{"MachineCheckStatus", kI, 0x401, 1, false},
+                    VendorCase{"MiscEnable", kI, kMsrMiscEnable, 0x4'00c5'1809, true},
+                    VendorCase{"MiscEnableOnAmd", kA, kMsrMiscEnable, 0x4'00c5'1809, true},
+                    VendorCase{"MicrocodeUpdate", kI, 0x79, 0x1000, true, false},
+                    VendorCase{"MicrocodeUpdateOnAmd", kA, 0x79, 0x1000, false, false},
+                    VendorCase{"DebugctlBtf", kI, kMsrDebugctl, 2, true},
+                    VendorCase{"DebugctlReserved", kI, kMsrDebugctl, 1u << 3, false},
+                    VendorCase{"PerformanceCounterIsNotCounted", kA, 0xc001'0004, 1, false}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Msr, ThoseOfFeaturesThatAreOffAreRefused) {
+  struct Row {
+    Feature feature;
+    std::uint32_t index;
+  };
+  constexpr Row kRows[] = {{Feature::kMtrr, 0xfe},
+                           {Feature::kMtrr, 0x200},
+                           {Feature::kMca, 0x179},
+                           {Feature::kMca, 0x400},
+                           {Feature::kPat, kMsrPat},
+                           {Feature::kSep, kMsrSysenterCs},
+                           {Feature::kTsc, kMsrTsc},
+                           {Feature::kTscAdjust, kMsrTscAdjust},
+                           {Feature::kPks, kMsrPkrs},
+                           {Feature::kXsaves, kMsrXss},
+                           {Feature::kSyscall, kMsrStar},
+                           {Feature::kLm, kMsrLstar},
+                           {Feature::kTscDeadline, kMsrTscDeadline}};
+  for (const Row& row : kRows) {
+    TestCore test;
+    test.model().Set(row.feature, false);
+    std::uint64_t value = 0;
+    EXPECT_FALSE(Read(test, row.index, value)) << row.index;
+    EXPECT_EQ(test.core().stop, Stop::kException) << row.index;
+    EXPECT_FALSE(Write(test, row.index, 0)) << row.index;
+    EXPECT_EQ(test.core().stop, Stop::kException) << row.index;
+  }
+}
+
+TEST(Msr, HwcrMakesMachineCheckStatusWritable) {
+  TestCore test;
+  test.model() = ModelOf(Vendor::kAmd);
+  test.core().plain_msrs = PlainMsrs(true);
+  EXPECT_FALSE(Write(test, 0x401, 1));
+  ASSERT_TRUE(Write(test, kMsrHwcr, kHwcrMcStatusWritable));
+  EXPECT_TRUE(Write(test, 0x401, 1));
+}
+
+TEST(Msr, CpuidCanBeMadeToFaultForPrograms) {
+  TestCore test;
+  ASSERT_TRUE(Write(test, kMsrMiscFeatures, kMiscFeatureCpuidFaulting));
+  EXPECT_TRUE(test.Run(Cpuid, test.op()));
+  test.SetCpl(3);
+  EXPECT_FALSE(test.Run(Cpuid, test.op()));
+  EXPECT_EQ(test.core().exception.vector, kGp);
+}
+
+TEST(Msr, MiscEnableTakesFeaturesAway) {
+  TestCore test;
+  test.model().Set(Feature::kMonitor, true);
+  const auto cpuid = [&test](std::uint64_t leaf) {
+    test.core().gpr[kRax] = leaf;
+    test.core().gpr[kRcx] = 0;
+    test.Run(Cpuid, test.op());
+    return test.core().gpr;
+  };
+  EXPECT_NE(cpuid(1)[kRcx] & 1u << 3, 0u);
+  EXPECT_EQ(cpuid(5)[kRax], 64u);
+  EXPECT_NE(cpuid(0x8000'0001)[kRdx] & 1u << 20, 0u);
+  ASSERT_TRUE(Write(test, kMsrMiscEnable, kMiscEnableLimitCpuid | kMiscEnableNoExecuteDisable));
+  EXPECT_EQ(cpuid(1)[kRcx] & 1u << 3, 0u);
+  EXPECT_EQ(cpuid(5)[kRax], 0u);
+  EXPECT_EQ(cpuid(0)[kRax], 2u);
+  EXPECT_EQ(cpuid(0x8000'0001)[kRdx] & 1u << 20, 0u);
+  EXPECT_FALSE(Write(test, kMsrEfer, kEferLme | kEferLma | kEferNxe));
+}
 
 TEST(Msr, SupervisorKeysAre32BitsOfTheFeature) {
   TestCore test;

@@ -40,6 +40,13 @@ Pending PendingOf(const Event& event, std::uint64_t rip) {
   return pending;
 }
 
+// Whether an instruction that leaves so is done all the same: changes of paging that the outside
+// hears of, and waiting.
+bool LeavesBehind(ExitReason reason) {
+  return reason == ExitReason::kPagingChanged || reason == ExitReason::kInvalidate ||
+         reason == ExitReason::kRequested;
+}
+
 std::uint64_t LinearRip(const Core& core) {
   if (core.code_64()) return core.rip;
   return static_cast<std::uint32_t>(core.segments[kCs].base + core.rip);
@@ -61,6 +68,7 @@ SoftwareProcessor::SoftwareProcessor(const CpuModel& model, std::shared_ptr<Code
       code_(std::make_unique<CodeCache>(member_.get())),
       fetcher_(*code_) {
   core_->model = &model_;
+  core_->plain_msrs = PlainMsrs(model_.amd_rules());
   core_->code = code_.get();
   if (registry_ != nullptr) core_->split_lock = &registry_->split_lock();
   SetState(ResetState());
@@ -237,10 +245,8 @@ bool SoftwareProcessor::RunBlock() {
     if (alone) core.budget += rest;
     branched = jumps || (core.rip != next && !core.in_repeat);
   }
-  // Changes of paging that the outside hears of are done all the same.
-  const bool done = core.stop == Stop::kNone ||
-                    (core.stop == Stop::kExit && (core.exit.reason == ExitReason::kPagingChanged ||
-                                                  core.exit.reason == ExitReason::kInvalidate));
+  const bool done =
+      core.stop == Stop::kNone || (core.stop == Stop::kExit && LeavesBehind(core.exit.reason));
   if (done) {
     // A load of SS behind another one hides nothing.
     if (stack_shadow) core.stack_shadow = false;

@@ -12,6 +12,7 @@ import pagesaw.cpu.flags_register;
 import pagesaw.cpu.hypercall;
 import pagesaw.cpu.io;
 import pagesaw.cpu.memory;
+import pagesaw.cpu.monitor;
 import pagesaw.cpu.msr;
 import pagesaw.cpu.segmentation;
 
@@ -297,6 +298,26 @@ void FillStringSegment(const Decoded& decoded, Op& op) {
   }
 }
 
+// The segment of MONITOR's line: DS, or that of a prefix.
+Selection SelectWaiting(const Decoded& decoded, Op& op) {
+  if (decoded.instruction.mnemonic == ZYDIS_MNEMONIC_MWAIT) return Ends<Mwait>();
+  if (decoded.instruction.mnemonic != ZYDIS_MNEMONIC_MONITOR) return {};
+  struct Row {
+    ZydisInstructionAttributes attribute;
+    SegmentName segment;
+  };
+  static constexpr Row kRows[] = {{ZYDIS_ATTRIB_HAS_SEGMENT_CS, kCs},
+                                  {ZYDIS_ATTRIB_HAS_SEGMENT_SS, kSs},
+                                  {ZYDIS_ATTRIB_HAS_SEGMENT_ES, kEs},
+                                  {ZYDIS_ATTRIB_HAS_SEGMENT_FS, kFs},
+                                  {ZYDIS_ATTRIB_HAS_SEGMENT_GS, kGs}};
+  op.segment = kDs;
+  for (const Row& row : kRows) {
+    if ((decoded.instruction.attributes & row.attribute) != 0) op.segment = row.segment;
+  }
+  return Follows<Monitor>();
+}
+
 Selection SelectPorts(const Decoded& decoded, Op& op) {
   const auto outs = [&decoded, &op](std::uint8_t bytes) {
     FillStringSegment(decoded, op);
@@ -356,6 +377,7 @@ Selection SelectSystem(const Decoded& decoded, Op& op) {
   if (selection.run == nullptr) selection = SelectFarTransfer(decoded, op);
   if (selection.run == nullptr) selection = SelectPorts(decoded, op);
   if (selection.run == nullptr) selection = SelectHypercall(decoded);
+  if (selection.run == nullptr) selection = SelectWaiting(decoded, op);
   if (selection.run == nullptr) selection = SelectAbsent(decoded);
   return selection;
 }

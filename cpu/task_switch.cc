@@ -204,7 +204,8 @@ void Enter(Core& core, const Task& task, const Loaded& loaded, const TaskSwitch&
   }
   core.segments[kLdtr] = loaded.ldt;
   constexpr std::uint64_t kLoadable = kArithmeticFlags | kFlagTf | kFlagIf | kFlagDf | kFlagIopl |
-                                      kFlagNt | kFlagRf | kFlagVm | kFlagAc | kFlagId;
+                                      kFlagNt | kFlagRf | kFlagVm | kFlagAc | kFlagVif | kFlagVip |
+                                      kFlagId;
   std::uint64_t flags = task.eflags & kLoadable;
   if (to.kind == TaskSwitchKind::kCall) flags |= kFlagNt;
   core.SetRflags(flags);
