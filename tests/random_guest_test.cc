@@ -48,7 +48,7 @@ constexpr std::uint64_t kCodeBytes = 0x4000;
 enum class Mode { kReal, kProtected, kLong };
 
 // What plain random bytes seldom make whole.
-const std::array<Bytes, 40> kPieces = {{
+const std::array<Bytes, 46> kPieces = {{
     {0x0f, 0x22, 0xc0},              // mov cr0, eax
     {0x0f, 0x22, 0xd8},              // mov cr3, eax
     {0x0f, 0x22, 0xe0},              // mov cr4, eax
@@ -86,6 +86,12 @@ const std::array<Bytes, 40> kPieces = {{
     {0xfb, 0xf4},                    // sti; hlt
     {0x8e, 0xd0},                    // mov ss, ax
     {0x8e, 0xd8},                    // mov ds, ax
+    {0x0f, 0x23, 0xc8},              // mov dr1, eax
+    {0x0f, 0x23, 0xf8},              // mov dr7, eax
+    {0xf1},                          // icebp
+    {0xb9, 0xd9, 0x01, 0x00, 0x00},  // mov ecx, IA32_DEBUGCTL
+    {0xb9, 0x00, 0x02, 0x00, 0x00},  // mov ecx, IA32_MTRR_PHYSBASE0
+    {0xb9, 0xa0, 0x01, 0x00, 0x00},  // mov ecx, IA32_MISC_ENABLE
     {0xbf, 0x00, 0x00, 0xe0, 0xfe},  // mov edi, FEE00000h
     {0xbe, 0x00, 0x50, 0x00, 0x00},  // mov esi, the PML4
     {0xbc, 0xf8, 0xff, 0x3f, 0x00},  // mov esp, the end of memory
@@ -139,7 +145,16 @@ class RandomGuest {
     for (auto& gpr : state.gpr) gpr = OneIn(2) ? Below(random_, kMemoryBytes) : random_();
     state.gpr[kRsp] = kStack;
     state.rflags = kFlagFixed | (OneIn(2) ? kFlagIf : 0) | (OneIn(8) ? kFlagTf : 0);
+    if (OneIn(4)) PutBreakpoints(state);
+    state.cr4 |= random_() & 0xb;  // VME, PVI, DE
     return state;
+  }
+
+  // Breakpoints of every kind where the guest is likely to come by.
+  void PutBreakpoints(CpuState& state) {
+    for (auto& address : state.dr) address = OneIn(2) ? SomeCode() : kStack - Below(random_, 256);
+    if (OneIn(2)) state.dr[0] = Below(random_, 0x400);  // a port, or the vector table
+    state.dr7 = 0x400 | (random_() & (OneIn(8) ? 0xffff'23ff : 0xffff'03ff));
   }
 
   void PrepareReal() {
@@ -227,7 +242,21 @@ class RandomGuest {
     state.gpr[kRsp] &= 0xffff'ffff;
     if (OneIn(2)) state.cr0 |= 0x40000;
     if (OneIn(2)) state.rflags |= kFlagAc;
+    if (OneIn(4)) EnterVirtual8086(state);
     Set(state);
+  }
+
+  void EnterVirtual8086(CpuState& state) {
+    state.rflags |= kFlagVm | (random_() & (kFlagIopl | kFlagVif));
+    for (unsigned i = kEs; i <= kGs; ++i) {
+      const std::uint16_t selector = i == kCs ? kCode >> 4 : 0x3000;
+      state.segments[i] = {.selector = selector,
+                           .attributes = 0xf3,
+                           .limit = 0xffff,
+                           .base = std::uint64_t{selector} << 4};
+    }
+    state.rip = Below(random_, kCodeBytes);
+    state.gpr[kRsp] = Below(random_, 0x10000);
   }
 
   void PrepareLong() {
@@ -254,7 +283,7 @@ class RandomGuest {
     CpuState state = Flat(user, user ? 0x30 : 0x28, 0xa09b);
     state.cr0 |= kCr0Pg | (OneIn(2) ? kCr0Wp : 0);
     state.cr3 = kPml4;
-    state.cr4 = kCr4Pae;
+    state.cr4 |= kCr4Pae;
     state.efer = kEferLme | kEferLma | (OneIn(2) ? kEferNxe : 0) | (OneIn(2) ? 1 : 0);
     Set(state);
   }

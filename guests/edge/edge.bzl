@@ -46,12 +46,14 @@ EDGE_GUESTS = [
     "timer_wakes",
     "tlb",
     "triple_fault",
+    "virtual_8086",
 ]
 
 # These have an entry of their own and stay in 32-bit mode until they choose otherwise.
 _WITHOUT_BOOT = [
     "endless_alignment",
     "real_mode",
+    "virtual_8086",
 ]
 
 def edge_guests(name):
