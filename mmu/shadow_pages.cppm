@@ -236,6 +236,7 @@ class ShadowPages {
   static Gfn FrameOf(const ShadowPage& page, unsigned index);
   std::optional<const char*> AuditRights(std::uint64_t spte, Gfn gfn, Level level) const;
   std::optional<std::string> AuditPage(const ShadowPage& page) const;
+  std::optional<std::string> AuditCounts() const;
   template <typename Visit>
   void ForEachLeafBelow(const ShadowPage& page, Gfn first, std::uint64_t last, Visit visit) const;
   template <typename Visit>

@@ -8,6 +8,7 @@ module;
 #include <new>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 module pagesaw.mmu.shadow_pages;
@@ -23,6 +24,9 @@ constexpr std::size_t kMaxSptesPerFrame = 1000;
 constexpr unsigned kFloodWrites = 3;
 // A page that more SPTEs link than this is not searched for who leads to it.
 constexpr std::size_t kManyParents = 64;
+
+// The last frame that an address of 52 bits can lie in.
+constexpr std::uint64_t kLastGfn = (std::uint64_t{1} << 40) - 1;
 
 constexpr std::uint64_t FramesIn(Level level) { return LevelBytes(level) / kPageBytes; }
 
@@ -332,6 +336,32 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
   return std::nullopt;
 }
 
+// Whether parent lists and the reverse map hold nothing but what AuditPage finds in them: SPTEs
+// that went must be gone from there.
+std::optional<std::string> ShadowPages::AuditCounts() const {
+  std::unordered_map<const ShadowPage*, std::size_t> links;
+  std::size_t leaves = 0;
+  for (const ShadowPage* page = oldest_; page != nullptr; page = page->newer) {
+    for (unsigned i = 0; i < kSptesPerPage; ++i) {
+      const std::uint64_t spte = Load(&page->sptes[i]);
+      if (codec_.IsLink(spte, page->role.level)) ++links[PageAt(codec_.Target(spte))];
+      if (page->shared && codec_.IsLiveLeaf(spte, page->role.level)) ++leaves;
+    }
+  }
+  for (const ShadowPage* page = oldest_; page != nullptr; page = page->newer) {
+    if (page->parents.size() != links[page]) {
+      return "page " + std::to_string(page->id) + ": parents that are none";
+    }
+  }
+  std::size_t mapped = 0;
+  for (Level level : {Level::kPt, Level::kPd, Level::kPdpt}) {
+    rmap_.ForEachIn(Gfn{0}, kLastGfn, level,
+                    [&](Gfn, const SpteList& list) { mapped += list.size(); });
+  }
+  if (mapped != leaves) return "the reverse map holds SPTEs that are none";
+  return std::nullopt;
+}
+
 std::optional<std::string> ShadowPages::Audit() const {
   std::uint64_t count = 0;
   for (const ShadowPage* page = oldest_; page != nullptr; page = page->newer) {
@@ -349,7 +379,7 @@ std::optional<std::string> ShadowPages::Audit() const {
     }
   }
   if (count != statistics_.shadow_pages) return "the count of shadow pages is wrong";
-  return std::nullopt;
+  return AuditCounts();
 }
 
 }  // namespace pagesaw

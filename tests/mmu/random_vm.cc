@@ -201,8 +201,26 @@ void RandomVm::FlipControlBits(Cpu& cpu) {
 
 void RandomVm::Invalidate(Cpu& cpu) {
   const std::uint64_t linear = RandomLinear(cpu);
-  if (cpu.cpu->Invlpg(linear)) {
-    cpu.page_since[{PcidOf(cpu), linear >> 12}] = history_.now();
+  if (choices_->Chance(2)) {
+    if (cpu.cpu->Invlpg(linear)) cpu.page_since[{PcidOf(cpu), linear >> 12}] = history_.now();
+    return;
+  }
+  const PagingState state = StateOf(cpu);
+  const auto pcid = static_cast<unsigned>((state.cr4 & kCr4Pcide) != 0 ? choices_->Below(3) : 0);
+  static constexpr Invalidation::Scope kScopes[] = {Invalidation::Scope::kAddress,
+                                                    Invalidation::Scope::kAddressSpace,
+                                                    Invalidation::Scope::kEverything};
+  const Invalidation::Scope scope = kScopes[choices_->Below(3)];
+  cpu.cpu->Invpcid(
+      {.scope = scope, .pcid = static_cast<std::uint16_t>(pcid), .linear = Gva(linear)});
+  if (scope == Invalidation::Scope::kEverything) {
+    cpu.all_since = history_.now();
+  } else if ((state.cr4 & kCr4Pge) != 0) {
+    // Global translations stay.
+  } else if (scope == Invalidation::Scope::kAddressSpace) {
+    cpu.space_since[pcid] = history_.now();
+  } else {
+    cpu.page_since[{pcid, linear >> 12}] = history_.now();
   }
 }
 

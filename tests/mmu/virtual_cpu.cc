@@ -255,4 +255,13 @@ bool VirtualCpu::Invlpg(std::uint64_t linear) {
   return RunInstruction(cpu::Invlpg, op);
 }
 
+void VirtualCpu::Invpcid(const Invalidation& invalidation) {
+  if (invalidation.scope == Invalidation::Scope::kAddress) {
+    core_->FlushPage(invalidation.linear.bits());
+  } else {
+    core_->FlushTranslations();
+  }
+  if (!core_->tables.second_stage) mmu_->Invalidate(invalidation);
+}
+
 }  // namespace pagesaw

@@ -71,6 +71,8 @@ class VirtualCpu final : private cpu::CodeWatcher {
   // The instructions. False if they fault, and then change nothing.
   bool MovToControl(unsigned number, std::uint64_t value);
   bool Invlpg(std::uint64_t linear);
+  // What INVPCID does once its operands are read.
+  void Invpcid(const Invalidation& invalidation);
 
  private:
   bool HoldsCode(std::uint64_t) const override { return false; }
