@@ -17,7 +17,7 @@ import pagesaw.machine.power_management;
 namespace pagesaw {
 namespace {
 
-constexpr unsigned kSciIrq = 9;
+constexpr unsigned kSciIrq = PowerManagement::kSciIrq;
 
 class Bytes {
  public:
@@ -89,9 +89,13 @@ std::vector<std::byte> MakeHpet() {
 
 std::vector<std::byte> MakeDsdt() {
   Bytes body;
-  // Name (\_S5, Package () {5, 5, 0, 0})
-  body.U8(0x08).Text("_S5_").U8(0x12).U8(8).U8(4);
-  body.U8(0x0a).U8(PowerManagement::kSoftOff).U8(0x0a).U8(PowerManagement::kSoftOff).U8(0).U8(0);
+  // Name (\_S3, Package () {1, 1, 0, 0}), and so on
+  const auto sleep_state = [&body](std::string_view name, std::uint8_t type) {
+    body.U8(0x08).Text(name).U8(0x12).U8(8).U8(4);
+    body.U8(0x0a).U8(type).U8(0x0a).U8(type).U8(0).U8(0);
+  };
+  sleep_state("_S3_", PowerManagement::kSuspendToRam);
+  sleep_state("_S5_", PowerManagement::kSoftOff);
   return Table("DSDT", 2, body);
 }
 

@@ -14,6 +14,9 @@ export namespace pagesaw {
 // reserved. The other tables follow it.
 inline constexpr Gpa kAcpiTables(0xe'0000);
 
+// Where a guest says, as 32 bits, where it wants to wake up: the FACS's firmware waking vector.
+inline constexpr Gpa kWakingVector(kAcpiTables.bits() + 0x40 + 12);
+
 // All tables, the RSDP first, as they are to lie at kAcpiTables.
 std::vector<std::byte> MakeAcpiTables(unsigned cpu_count);
 

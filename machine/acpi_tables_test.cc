@@ -66,6 +66,7 @@ TEST_F(AcpiTablesTest, FadtNamesTheFixedHardware) {
   EXPECT_EQ(Get<std::uint8_t>(fadt + 91), 4u);       // bytes of the timer
   EXPECT_EQ(Get<std::uint64_t>(fadt + 208 + 4), 0x608u);
   EXPECT_EQ(Signature(Get<std::uint32_t>(fadt + 36)), "FACS");
+  EXPECT_EQ(Get<std::uint32_t>(fadt + 36) + 12, kWakingVector.bits());
   EXPECT_EQ(Signature(Get<std::uint64_t>(fadt + 140)), "DSDT");
 }
 

@@ -30,12 +30,14 @@ Board::Board(const BoardOptions& options, const Clock& clock, Console& console,
       debug_console_(console),
       keyboard_(system),
       fw_cfg_(options.memory_bytes, options.cpu_count),
-      rtc_(clock, options.memory_bytes),
-      power_(clock, system),
+      system_control_port_(system),
+      power_(clock, system, lines_),
+      rtc_(clock, lines_, options.memory_bytes, [this] { power_.RtcAlarm(); }),
       test_device_(lines_, std::move(forget)) {
   const std::initializer_list<Device*> devices = {
-      &pic_,      &io_apic_, &pit_, &hpet_,  &uart_, &debug_exit_, &debug_console_,
-      &keyboard_, &fw_cfg_,  &rtc_, &power_, &pci_,  &test_device_};
+      &pic_,        &io_apic_,       &pit_,      &hpet_,       &uart_,
+      &debug_exit_, &debug_console_, &keyboard_, &fw_cfg_,     &system_control_port_,
+      &power_,      &rtc_,           &pci_,      &test_device_};
   for (Device* device : devices) {
     if (!bus_.Attach(*device).ok()) std::abort();  // two of our own devices at one address
   }

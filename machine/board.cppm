@@ -21,6 +21,7 @@ import pagesaw.machine.pci_host;
 import pagesaw.machine.pic;
 import pagesaw.machine.pit;
 import pagesaw.machine.power_management;
+import pagesaw.machine.real_time_clock;
 import pagesaw.machine.small_devices;
 import pagesaw.machine.test_device;
 import pagesaw.machine.uart;
@@ -60,8 +61,9 @@ class Board {
   DebugConsole debug_console_;
   KeyboardController keyboard_;
   FwCfg fw_cfg_;
-  RealTimeClock rtc_;
+  SystemControlPort system_control_port_;
   PowerManagement power_;
+  RealTimeClock rtc_;
   PciHost pci_;
   TestDevice test_device_;
   Bus bus_;

@@ -55,6 +55,9 @@ class SystemControl {
   virtual void DebugExit(std::uint32_t value) = 0;
   virtual void Reset() = 0;
   virtual void PowerOff() = 0;
+  // Suspend to RAM, and its end. They may come on any vCPU's thread, with locks of devices held.
+  virtual void Suspend() = 0;
+  virtual void WakeUp() = 0;
 };
 
 // The bits of a value of `bytes` bytes.

@@ -21,7 +21,9 @@ std::string BaseName(const std::string& path) {
   return slash == std::string::npos ? path : path.substr(slash + 1);
 }
 
-absl::StatusOr<CpuState> LoadElf(const BootRequest& request) {
+}  // namespace
+
+absl::StatusOr<CpuState> LoadImage(const BootRequest& request) {
   const absl::StatusOr<ElfImage> elf = ParseElf(request.image);
   if (!elf.ok()) return elf.status();
   if (HasMultiboot2Header(request.image)) return LoadMultiboot2(request, *elf);
@@ -31,15 +33,6 @@ absl::StatusOr<CpuState> LoadElf(const BootRequest& request) {
         "a 32-bit ELF file without a multiboot header in its first 8192 bytes cannot be booted");
   }
   return LoadMultiboot(request, *elf);
-}
-
-}  // namespace
-
-absl::StatusOr<CpuState> LoadImage(const BootRequest& request) {
-  absl::StatusOr<CpuState> state = LoadElf(request);
-  if (state.ok()) return state;
-  return absl::Status(state.status().code(),
-                      absl::StrCat("image '", request.image_name, "': ", state.status().message()));
 }
 
 absl::StatusOr<CpuState> LoadImageFiles(const SlotTable& memory, std::uint64_t memory_bytes,
@@ -55,13 +48,16 @@ absl::StatusOr<CpuState> LoadImageFiles(const SlotTable& memory, std::uint64_t m
     if (!file.ok()) return file.status();
     initrd = *std::move(file);
   }
-  return LoadImage({.memory = &memory,
-                    .memory_bytes = memory_bytes,
-                    .image_name = BaseName(image_path),
-                    .image = *image,
-                    .cmdline = cmdline,
-                    .initrd = initrd,
-                    .initrd_name = BaseName(initrd_path)});
+  absl::StatusOr<CpuState> state = LoadImage({.memory = &memory,
+                                              .memory_bytes = memory_bytes,
+                                              .image_name = BaseName(image_path),
+                                              .image = *image,
+                                              .cmdline = cmdline,
+                                              .initrd = initrd,
+                                              .initrd_name = BaseName(initrd_path)});
+  if (state.ok()) return state;
+  return absl::Status(state.status().code(),
+                      absl::StrCat("image '", image_path, "': ", state.status().message()));
 }
 
 }  // namespace pagesaw

@@ -13,6 +13,8 @@ constexpr std::array kRanges = {BusRange{BusSpace::kPort, Pm::kEvents, 4},
                                 BusRange{BusSpace::kPort, Pm::kControl, 2},
                                 BusRange{BusSpace::kPort, Pm::kTimer, 4}};
 constexpr std::uint16_t kSleepEnable = 1u << 13, kSciEnable = 1;
+// Of the status and enable registers.
+constexpr std::uint16_t kRtcEvent = 1u << 10, kWoke = 1u << 15;
 
 }  // namespace
 
@@ -25,24 +27,46 @@ std::uint64_t PowerManagement::Read(BusSpace, std::uint64_t address, unsigned) {
   }
   const std::lock_guard lock(mutex_);
   if (address >= kControl) return std::uint64_t{control_} >> (8 * (address - kControl));
-  // Status: nothing ever happens.
-  return std::uint64_t{enabled_} << 16 >> (8 * (address - kEvents));
+  return (std::uint64_t{enabled_} << 16 | status_) >> (8 * (address - kEvents));
+}
+
+void PowerManagement::UpdateSci() {
+  interrupts_.SetIrq(kSciIrq, (status_ & enabled_ & kRtcEvent) != 0);
+}
+
+void PowerManagement::RtcAlarm() {
+  bool wakes = false;
+  {
+    const std::lock_guard lock(mutex_);
+    status_ |= kRtcEvent;
+    wakes = asleep_ && (enabled_ & kRtcEvent) != 0;
+    if (wakes) {
+      asleep_ = false;
+      status_ |= kWoke;
+    }
+    UpdateSci();
+  }
+  if (wakes) system_.WakeUp();
 }
 
 void PowerManagement::Write(BusSpace, std::uint64_t address, unsigned bytes, std::uint64_t value) {
-  bool off = false;
+  std::uint64_t sleep = 0;
   {
     const std::lock_guard lock(mutex_);
     if (address == kControl && bytes >= 2) {
       control_ = static_cast<std::uint16_t>((value & ~std::uint64_t{kSleepEnable}) | kSciEnable);
-      off = (value & kSleepEnable) != 0 && (value >> 10 & 7) == kSoftOff;
+      sleep = (value & kSleepEnable) != 0 ? value >> 10 & 7 : 0;
+      asleep_ = sleep == kSuspendToRam;
     } else if (address == kEvents + 2 && bytes >= 2) {
       enabled_ = static_cast<std::uint16_t>(value);
-    } else if (address == kEvents && bytes == 4) {
-      enabled_ = static_cast<std::uint16_t>(value >> 16);
+    } else if (address == kEvents && bytes >= 2) {
+      status_ &= static_cast<std::uint16_t>(~value);  // ones clear
+      if (bytes == 4) enabled_ = static_cast<std::uint16_t>(value >> 16);
     }
+    UpdateSci();
   }
-  if (off) system_.PowerOff();
+  if (sleep == kSoftOff) system_.PowerOff();
+  if (sleep == kSuspendToRam) system_.Suspend();
 }
 
 }  // namespace pagesaw

@@ -1,5 +1,5 @@
 // The fixed hardware of ACPI: event and control registers, by which a guest switches the machine
-// off, and the power-management timer. [acpi] "ACPI Hardware Specification"
+// off or lets it sleep (S3), and the power-management timer. [acpi] "ACPI Hardware Specification"
 module;
 #include <cstdint>
 #include <mutex>
@@ -17,10 +17,16 @@ class PowerManagement final : public Device {
   // Ports, as the FADT names them.
   static constexpr std::uint16_t kEvents = 0x600, kControl = 0x604, kTimer = 0x608;
   static constexpr std::uint64_t kTimerHz = 3'579'545;
-  // The type of sleep that means "off", as the DSDT's \_S5 says.
-  static constexpr std::uint8_t kSoftOff = 5;
+  // The types of sleep, as the DSDT's \_S3 and \_S5 say.
+  static constexpr std::uint8_t kSuspendToRam = 1, kSoftOff = 5;
+  static constexpr unsigned kSciIrq = 9;
 
-  PowerManagement(const Clock& clock, SystemControl& system) : clock_(clock), system_(system) {}
+  PowerManagement(const Clock& clock, SystemControl& system, InterruptSink& interrupts)
+      : clock_(clock), system_(system), interrupts_(interrupts) {}
+
+  // The alarm of the real-time clock: the one event there is. It wakes the machine, or interrupts
+  // it, if the guest enabled that.
+  void RtcAlarm();
 
   std::string_view name() const override { return "power-management"; }
   std::span<const BusRange> ranges() const override;
@@ -28,10 +34,15 @@ class PowerManagement final : public Device {
   void Write(BusSpace space, std::uint64_t address, unsigned bytes, std::uint64_t value) override;
 
  private:
+  void UpdateSci();
+
   const Clock& clock_;
   SystemControl& system_;
+  InterruptSink& interrupts_;
   std::mutex mutex_;
+  std::uint16_t status_ = 0;
   std::uint16_t enabled_ = 0;
+  bool asleep_ = false;
   std::uint16_t control_ = 1;  // SCI_EN: there is no legacy mode
 };
 

@@ -1,5 +1,4 @@
 module;
-#include <time.h>
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -18,17 +17,16 @@ constexpr std::array kDebugConsoleRanges = {BusRange{BusSpace::kPort, 0xe9, 1}};
 constexpr std::array kKeyboardRanges = {BusRange{BusSpace::kPort, 0x60, 1},
                                         BusRange{BusSpace::kPort, 0x64, 1}};
 constexpr std::array kFwCfgRanges = {BusRange{BusSpace::kPort, 0x510, 2}};
-constexpr std::array kRtcRanges = {BusRange{BusSpace::kPort, 0x70, 2}};
+constexpr std::array kSystemControlRanges = {BusRange{BusSpace::kPort, 0x92, 1}};
 
 constexpr std::uint8_t kKeyboardReset = 0xfe;
+constexpr std::uint8_t kFastReset = 1, kA20Open = 2;  // of port 92h
 
 std::string LittleEndian(std::uint64_t value, unsigned bytes) {
   std::string out;
   for (unsigned i = 0; i < bytes; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
   return out;
 }
-
-std::uint8_t Bcd(int value) { return static_cast<std::uint8_t>(value / 10 % 10 << 4 | value % 10); }
 
 }  // namespace
 
@@ -61,6 +59,16 @@ std::uint64_t KeyboardController::Read(BusSpace, std::uint64_t, unsigned) { retu
 
 void KeyboardController::Write(BusSpace, std::uint64_t address, unsigned, std::uint64_t value) {
   if (address == 0x64 && (value & 0xff) == kKeyboardReset) system_.Reset();
+}
+
+// -- system control port
+
+std::span<const BusRange> SystemControlPort::ranges() const { return kSystemControlRanges; }
+
+std::uint64_t SystemControlPort::Read(BusSpace, std::uint64_t, unsigned) { return kA20Open; }
+
+void SystemControlPort::Write(BusSpace, std::uint64_t, unsigned, std::uint64_t value) {
+  if ((value & kFastReset) != 0) system_.Reset();
 }
 
 // -- fw_cfg
@@ -100,67 +108,6 @@ void FwCfg::Write(BusSpace, std::uint64_t address, unsigned bytes, std::uint64_t
   const std::lock_guard lock(mutex_);
   key_ = static_cast<std::uint16_t>(value);
   next_ = 0;
-}
-
-// -- real-time clock
-
-RealTimeClock::RealTimeClock(const Clock& clock, std::uint64_t memory_bytes) : clock_(clock) {
-  // Where firmware leaves the memory size: KiB above 1 MiB, 64 KiB units above 16 MiB.
-  constexpr std::uint64_t kMib = std::uint64_t{1} << 20;
-  const std::uint64_t low = std::min(memory_bytes, std::uint64_t{3} << 30);
-  const std::uint64_t kib = low > kMib ? std::min<std::uint64_t>((low - kMib) >> 10, 0xfc00) : 0;
-  const std::uint64_t units = low > 16 * kMib ? (low - 16 * kMib) >> 16 : 0;
-  memory_[0x15] = 0x80, memory_[0x16] = 0x02;  // 640 KiB of base memory
-  memory_[0x17] = memory_[0x30] = static_cast<std::uint8_t>(kib);
-  memory_[0x18] = memory_[0x31] = static_cast<std::uint8_t>(kib >> 8);
-  memory_[0x34] = static_cast<std::uint8_t>(units);
-  memory_[0x35] = static_cast<std::uint8_t>(units >> 8);
-  memory_[0x0a] = 0x26;  // the usual time base and rate
-  memory_[0x0b] = 0x02;  // 24 hours, BCD
-}
-
-std::span<const BusRange> RealTimeClock::ranges() const { return kRtcRanges; }
-
-std::uint8_t RealTimeClock::ReadByte(unsigned index) const {
-  if (index >= 10 && index != 0x0d && index != 0x32) return memory_[index];
-  if (index == 0x0d) return 0x80;  // the battery is good
-  const time_t now = static_cast<time_t>(clock_.WallSeconds());
-  tm utc = {};
-  gmtime_r(&now, &utc);
-  switch (index) {
-    case 0:
-      return Bcd(utc.tm_sec);
-    case 2:
-      return Bcd(utc.tm_min);
-    case 4:
-      return Bcd(utc.tm_hour);
-    case 6:
-      return static_cast<std::uint8_t>(utc.tm_wday + 1);
-    case 7:
-      return Bcd(utc.tm_mday);
-    case 8:
-      return Bcd(utc.tm_mon + 1);
-    case 9:
-      return Bcd(utc.tm_year % 100);
-    case 0x32:
-      return Bcd((utc.tm_year + 1900) / 100);
-    default:
-      return memory_[index];  // the alarm
-  }
-}
-
-std::uint64_t RealTimeClock::Read(BusSpace, std::uint64_t address, unsigned) {
-  const std::lock_guard lock(mutex_);
-  return address == 0x70 ? index_ : ReadByte(index_);
-}
-
-void RealTimeClock::Write(BusSpace, std::uint64_t address, unsigned, std::uint64_t value) {
-  const std::lock_guard lock(mutex_);
-  if (address == 0x70) {
-    index_ = value & 0x7f;  // bit 7 masks NMIs, of which there are none
-  } else {
-    memory_[index_] = static_cast<std::uint8_t>(value);
-  }
 }
 
 }  // namespace pagesaw

@@ -1,7 +1,6 @@
 // Devices of a few ports each: the debug exit, the debug console, the keyboard controller's reset
-// line, the firmware-configuration ports and the real-time clock.
+// line, the system control port and the firmware-configuration ports.
 module;
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -11,7 +10,6 @@ module;
 #include <vector>
 export module pagesaw.machine.small_devices;
 
-import pagesaw.machine.clock;
 import pagesaw.machine.console;
 import pagesaw.machine.device;
 
@@ -79,22 +77,17 @@ class FwCfg final : public Device {
   std::size_t next_ = 0;
 };
 
-// The clock and memory of an MC146818 at 70h and 71h; it raises no interrupts.
-class RealTimeClock final : public Device {
+// Port 92h: bit 0 resets the machine; bit 1 is the A20 gate, which is always open.
+class SystemControlPort final : public Device {
  public:
-  RealTimeClock(const Clock& clock, std::uint64_t memory_bytes);
-  std::string_view name() const override { return "rtc"; }
+  explicit SystemControlPort(SystemControl& system) : system_(system) {}
+  std::string_view name() const override { return "system-control-port"; }
   std::span<const BusRange> ranges() const override;
   std::uint64_t Read(BusSpace space, std::uint64_t address, unsigned bytes) override;
   void Write(BusSpace space, std::uint64_t address, unsigned bytes, std::uint64_t value) override;
 
  private:
-  std::uint8_t ReadByte(unsigned index) const;
-
-  const Clock& clock_;
-  std::mutex mutex_;
-  std::uint8_t index_ = 0;
-  std::array<std::uint8_t, 128> memory_ = {};
+  SystemControl& system_;
 };
 
 }  // namespace pagesaw

@@ -60,32 +60,15 @@ TEST(FwCfg, ReadsZeroesPastTheEndAndForUnknownKeys) {
   EXPECT_EQ(ReadKey(device, 0xffff, 8), 0u);
 }
 
-TEST(RealTimeClock, TellsTheTimeInBcd) {
-  FakeClock clock;
-  clock.wall_seconds = 951'827'696;  // 2000-02-29 12:34:56 UTC, a Tuesday
-  RealTimeClock device(clock, 128u << 20);
-  const auto read = [&](unsigned index) {
-    device.Write(kPort, 0x70, 1, index);
-    return device.Read(kPort, 0x71, 1);
-  };
-  EXPECT_EQ(read(0), 0x56u);
-  EXPECT_EQ(read(2), 0x34u);
-  EXPECT_EQ(read(4), 0x12u);
-  EXPECT_EQ(read(6), 3u);
-  EXPECT_EQ(read(7), 0x29u);
-  EXPECT_EQ(read(8), 0x02u);
-  EXPECT_EQ(read(9), 0x00u);
-  EXPECT_EQ(read(0x32), 0x20u);
-  EXPECT_EQ(read(0x0d), 0x80u);
-  EXPECT_EQ(read(0x34) | read(0x35) << 8, (112u << 20) >> 16);
-}
-
-TEST(RealTimeClock, KeepsMemory) {
-  FakeClock clock;
-  RealTimeClock device(clock, 128u << 20);
-  device.Write(kPort, 0x70, 1, 0x8f);
-  device.Write(kPort, 0x71, 1, 0x5a);
-  EXPECT_EQ(device.Read(kPort, 0x71, 1), 0x5au);
+TEST(SystemControlPort, ResetsByBit0) {
+  FakeSystemControl system;
+  SystemControlPort device(system);
+  EXPECT_EQ(device.Read(kPort, 0x92, 1), 2u);
+  device.Write(kPort, 0x92, 1, 0xfe);
+  EXPECT_EQ(device.Read(kPort, 0x92, 1), 2u);
+  EXPECT_EQ(system.resets, 0u);
+  device.Write(kPort, 0x92, 1, 1);
+  EXPECT_EQ(system.resets, 1u);
 }
 
 }  // namespace

@@ -42,9 +42,13 @@ class FakeSystemControl final : public SystemControl {
   void DebugExit(std::uint32_t value) override { debug_exit = value; }
   void Reset() override { ++resets; }
   void PowerOff() override { ++power_offs; }
+  void Suspend() override { ++suspends; }
+  void WakeUp() override { ++wake_ups; }
   std::optional<std::uint32_t> debug_exit;
   unsigned resets = 0;
   unsigned power_offs = 0;
+  unsigned suspends = 0;
+  unsigned wake_ups = 0;
 };
 
 }  // namespace pagesaw

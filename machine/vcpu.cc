@@ -53,8 +53,9 @@ Vcpu::Vcpu(const VcpuEnvironment& environment, std::unique_ptr<Processor> proces
 std::optional<VmExit> Vcpu::Step(std::uint64_t wait_limit_ns) {
   const std::uint64_t now = environment_.clock->NowNs();
   PollTimers(now);
+  TakeSleepRequests();
   if (Ending ending = TakeStartMessages(); ending.has_value()) return ending;
-  if (waits_for_start_up_ || (halted_ && !ShouldWake())) {
+  if (asleep_ || waits_for_start_up_ || (halted_ && !ShouldWake())) {
     Wait(std::min(wait_limit_ns, NextDeadline()));
     return std::nullopt;
   }
@@ -89,15 +90,48 @@ std::optional<VmExit> Vcpu::TakeStartMessages() {
   }
   const std::optional<std::uint8_t> vector = apic_.TakeStartUp();
   if (vector.has_value() && waits_for_start_up_) {
-    CpuState state = ResetState();
-    state.rip = 0;
-    state.segments[kCs].selector = static_cast<std::uint16_t>(*vector << 8);
-    state.segments[kCs].base = std::uint64_t{*vector} << 12;
-    processor_->SetState(state);
-    HandlePagingChange(Invalidation{});
+    StartAt(std::uint32_t{*vector} << 12);
     waits_for_start_up_ = false;
   }
   return std::nullopt;
+}
+
+// In real mode, at an address below 1 MiB.
+void Vcpu::StartAt(std::uint32_t address) {
+  CpuState state = ResetState();
+  state.rip = address & 15;
+  state.segments[kCs].selector = static_cast<std::uint16_t>(address >> 4);
+  state.segments[kCs].base = address & 0xffff0;
+  processor_->SetState(state);
+  HandlePagingChange(Invalidation{});
+}
+
+void Vcpu::Suspend() {
+  suspend_requested_.store(true);
+  Kick();
+}
+
+void Vcpu::WakeUp() {
+  wake_up_requested_.store(true);
+  Kick();
+}
+
+// [acpi] "Waking Using the Firmware Waking Vector"
+void Vcpu::TakeSleepRequests() {
+  if (suspend_requested_.exchange(false)) {
+    apic_.Reset();
+    processor_->SetState(ResetState());
+    HandlePagingChange(Invalidation{});
+    nmis_pending_ = 0;
+    halted_ = false;
+    asleep_ = true;
+  }
+  if (!wake_up_requested_.exchange(false) || !asleep_) return;
+  asleep_ = false;
+  waits_for_start_up_ = apic_.id() != 0;
+  if (!waits_for_start_up_) {
+    StartAt(environment_.waking_vector ? environment_.waking_vector() : 0);
+  }
 }
 
 bool Vcpu::InterruptPending() const {
@@ -409,7 +443,7 @@ CpuState Vcpu::GetState() const {
   CpuState state = processor_->GetState();
   if (waits_for_start_up_) {
     state.activity = Activity::kWaitForSipi;
-  } else if (halted_) {
+  } else if (halted_ || asleep_) {
     state.activity = Activity::kHalted;
   }
   return state;

@@ -38,6 +38,8 @@ struct VcpuEnvironment {
   VmMmu* mmu = nullptr;
   const GuestMemory* memory = nullptr;  // needed if not `tdp`
   bool tdp = true;
+  // Where a guest that slept wants to go on, in real mode. May be empty: at 0.
+  std::function<std::uint32_t()> waking_vector = {};
   // Called when another vCPU than the first, which looks after the devices, gave one of them a
   // deadline. May be empty.
   std::function<void()> deadline_changed = {};
@@ -60,6 +62,11 @@ class Vcpu {
 
   // Ends a Step that runs or waits, soon. Any thread.
   void Kick();
+
+  // Suspend to RAM: the vCPU is reset and sleeps. After WakeUp the first vCPU goes on at the waking
+  // vector, the others as after INIT. Any thread.
+  void Suspend();
+  void WakeUp();
 
   // Makes the vCPU forget its translations before it executes anything more; `WaitOutOfGuest` then
   // returns once it has left whatever it was executing. Any thread.
@@ -86,6 +93,8 @@ class Vcpu {
   // INIT and start-up messages. False: the vCPU cannot run.
   Ending TakeStartMessages();
   void TakeNmis();
+  void StartAt(std::uint32_t address);
+  void TakeSleepRequests();
   bool InterruptPending() const;
   bool ShouldWake();
   void Wait(std::uint64_t until_ns);
@@ -116,6 +125,7 @@ class Vcpu {
   bool tables_set_ = false;
   bool halted_ = false;
   bool waits_for_start_up_ = false;
+  bool asleep_ = false;
   unsigned nmis_pending_ = 0;
   bool nmi_queued_ = false;  // the processor has yet to deliver one
 
@@ -132,6 +142,7 @@ class Vcpu {
   std::condition_variable wake_;
   bool kicked_ = false;
 
+  std::atomic<bool> suspend_requested_{false}, wake_up_requested_{false};
   std::atomic<bool> flush_requested_{false}, contents_flush_requested_{false};
   std::atomic<std::uint32_t> guest_epoch_{0};  // odd while it executes guest code
 

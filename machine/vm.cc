@@ -117,6 +117,19 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
     lifecycle.RequestStop(
         {.reason = StopReason::kPowerOff, .message = "the guest switched the machine off"});
   }
+  void Suspend() override {
+    for (auto& vcpu : vcpus) vcpu->Suspend();
+  }
+  void WakeUp() override {
+    for (auto& vcpu : vcpus) vcpu->WakeUp();
+  }
+  std::uint32_t WakingVector() const {
+    std::uint32_t vector = 0;
+    // Where there is no such memory there are no tables to say it in.
+    const absl::Status read =
+        memory.Read(kWakingVector, std::as_writable_bytes(std::span(&vector, 1)));
+    return read.ok() ? vector : 0;
+  }
   void Reset() override {
     lifecycle.RequestStop({.reason = StopReason::kReset, .message = "the guest asked for a reset"});
   }
@@ -204,16 +217,17 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
     }
     msrs.push_back(std::make_unique<MsrFile>(
         board->apic(i), MsrOptions{.tsc_deadline = true, .legacy_amd_counters = amd_counters}));
-    vcpus.push_back(std::make_unique<Vcpu>(VcpuEnvironment{.clock = &clock,
-                                                           .bus = &board->bus(),
-                                                           .pic = &board->pic(),
-                                                           .apic_bus = &board->apic_bus(),
-                                                           .mmu = mmu.get(),
-                                                           .memory = &memory,
-                                                           .tdp = config.tdp,
-                                                           .deadline_changed = [this] { Wake(0); }},
-                                           std::move(processors[i]), std::move(root_mmu),
-                                           board->apic(i), *msrs[i]));
+    vcpus.push_back(std::make_unique<Vcpu>(
+        VcpuEnvironment{.clock = &clock,
+                        .bus = &board->bus(),
+                        .pic = &board->pic(),
+                        .apic_bus = &board->apic_bus(),
+                        .mmu = mmu.get(),
+                        .memory = &memory,
+                        .tdp = config.tdp,
+                        .waking_vector = [this] { return WakingVector(); },
+                        .deadline_changed = [this] { Wake(0); }},
+        std::move(processors[i]), std::move(root_mmu), board->apic(i), *msrs[i]));
   }
   return absl::OkStatus();
 }

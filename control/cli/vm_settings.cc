@@ -97,7 +97,7 @@ std::vector<OptionSpec> VmSettingOptions() {
       {.name = "initrd", .placeholder = "FILE", .help = "boot module or initial ramdisk"},
       {.name = "cpu_features",
        .placeholder = "+x,-y",
-       .help = "CPU features to add and to take away"},
+       .help = "CPU features to add and to take away; maxphyaddr=N: N physical address bits"},
       {.name = "time_limit",
        .placeholder = "60s",
        .help = "stop the guest after this time; default: never"},
