@@ -1,6 +1,8 @@
 // What the MMU costs by itself: walks, permission tests, faults. See README.md.
 #include <benchmark/benchmark.h>
+#include <malloc.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -17,8 +19,10 @@ import pagesaw.core.paging_state;
 import pagesaw.core.shadow_mmu;
 import pagesaw.mmu.cpu_walker;
 import pagesaw.mmu.direct_mmu;
+import pagesaw.mmu.guest_tables;
 import pagesaw.mmu.kvm_translator;
 import pagesaw.mmu.shadow_pages;
+import pagesaw.mmu.shadowing_mmu;
 import pagesaw.mmu.spte;
 import pagesaw.mmu.test_memory;
 import pagesaw.plugins.mbec.split_formats;
@@ -180,6 +184,154 @@ void SpuriousDirectFault(benchmark::State& state) {
   }
 }
 BENCHMARK(SpuriousDirectFault);
+
+// -- shadow paging
+
+// A guest of 4-level paging whose tables map 256 MiB by 4 KiB pages, and a second root beside.
+class ShadowedGuest {
+ public:
+  static constexpr std::uint64_t kBytes = 256 * kMib;
+  static constexpr std::uint64_t kRoot = 0x1000, kOtherRoot = 0x8000, kPts = 0x10'0000;
+  // Where the first of the lowest tables is mapped, too.
+  static constexpr std::uint64_t kTableMap = std::uint64_t{1} << 30;
+
+  ShadowedGuest() : pages_(SpteCodec(LinearSpteFormat()), flusher_, 10'000, &tables_) {
+    // SPTEs are made, memory is not touched. The host address keeps pages small.
+    memory_.AddSlotOver(Gpa(kData), kBytes, reinterpret_cast<std::byte*>(0x7000'0000'1000));
+    for (const std::uint64_t root : {kRoot, kOtherRoot}) Link(root, 0, 0x2000);
+    Link(0x2000, 0, 0x3000);
+    Link(0x2000, 1, 0x4000);
+    Link(0x4000, 0, 0x5000);
+    Link(0x5000, 0, kPts);
+    for (unsigned table = 0; table < kBytes >> 21; ++table) {
+      Link(0x3000, table, kPts + kPageBytes * table);
+      for (unsigned i = 0; i < 512; ++i) {
+        Link(kPts + kPageBytes * table, i, kData + kPageBytes * (512 * table + i));
+      }
+    }
+    mmu_ = ShadowingMmu::Make(pages_, memory_, tables_, walker_);
+    LoadCr3(kRoot);
+  }
+
+  void LoadCr3(std::uint64_t cr3) {
+    state_.cr3 = cr3;
+    walker_.Reset(state_);
+    mmu_->PagingChanged(state_, {.scope = Invalidation::Scope::kAddressSpace});
+    benchmark::DoNotOptimize(mmu_->Root().table.bits());
+  }
+  FaultOutcome Write(std::uint64_t linear) {
+    return mmu_
+        ->HandleFault({.address = InputAddress(linear), .access = Access::Write(Privilege::kUser)})
+        .outcome;
+  }
+  void WriteEntry(unsigned index, std::uint64_t entry) { Link(kPts, index, entry); }
+  ShadowPages& pages() { return pages_; }
+
+  static constexpr std::uint64_t kData = std::uint64_t{1} << 32;
+
+ private:
+  void Link(std::uint64_t table, unsigned index, std::uint64_t target) {
+    memory_.Write<std::uint64_t>(Gpa(table + 8 * index), target | kTable | 0x60);
+  }
+
+  NoFlusher flusher_;
+  TestMemory memory_{2 * kMib};
+  GuestTables tables_{memory_, PagingFeatures()};
+  ShadowPages pages_;
+  CpuWalker walker_{memory_};
+  PagingState state_ = LongMode();
+  std::unique_ptr<ShadowingMmu> mmu_;
+};
+
+// The walk included. Every 512th makes a table.
+void ShadowFault(benchmark::State& state) {
+  ShadowedGuest guest;
+  std::uint64_t address = 0;
+  for ([[maybe_unused]] auto _ : state) {
+    benchmark::DoNotOptimize(guest.Write(address));
+    address += kPageBytes;
+    if (address == ShadowedGuest::kBytes) {
+      state.PauseTiming();
+      guest.pages().AllSlotsChanged();
+      guest.LoadCr3(ShadowedGuest::kRoot);
+      address = 0;
+      state.ResumeTiming();
+    }
+  }
+}
+BENCHMARK(ShadowFault);
+
+// A load of CR3 that finds one table unsync: 512 SPTEs are compared with their entries, one goes.
+void SyncTable(benchmark::State& state) {
+  using Clock = std::chrono::steady_clock;
+  ShadowedGuest guest;
+  for (std::uint64_t page = 0; page < 512; ++page) (void)guest.Write(page << kPageShift);
+  unsigned index = 0;
+  for ([[maybe_unused]] auto _ : state) {
+    (void)guest.Write(ShadowedGuest::kTableMap);
+    guest.WriteEntry(index, ShadowedGuest::kData + kPageBytes * 1000);
+    const auto start = Clock::now();
+    guest.LoadCr3(ShadowedGuest::kRoot);
+    state.SetIterationTime(std::chrono::duration<double>(Clock::now() - start).count());
+    (void)guest.Write(std::uint64_t{index} << kPageShift);
+    index = (index + 1) & 511;
+  }
+}
+BENCHMARK(SyncTable)->UseManualTime();
+
+// CR3 is loaded with one root and another in turn.
+void SwitchToCachedRoot(benchmark::State& state) {
+  ShadowedGuest guest;
+  for ([[maybe_unused]] auto _ : state) {
+    guest.LoadCr3(ShadowedGuest::kOtherRoot);
+    guest.LoadCr3(ShadowedGuest::kRoot);
+  }
+  state.SetItemsProcessed(2 * static_cast<std::int64_t>(state.iterations()));
+}
+BENCHMARK(SwitchToCachedRoot);
+
+std::uint64_t HeapBytes() {
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
+
+// What a page of 4 KiB costs in tables and in all that is kept about them.
+void ReportBytes(benchmark::State& state, const ShadowPages& pages, std::uint64_t heap_before) {
+  const MmuStatistics statistics = pages.Statistics();
+  const std::uint64_t bytes =
+      HeapBytes() - heap_before + statistics.shadow_pages * (kPageBytes + sizeof(ShadowPage));
+  state.counters["bytes_per_page"] =
+      static_cast<double>(bytes) / static_cast<double>(statistics.pages_4k);
+}
+
+void ShadowBytes(benchmark::State& state) {
+  for ([[maybe_unused]] auto _ : state) {
+    ShadowedGuest guest;
+    const std::uint64_t before = HeapBytes();
+    for (std::uint64_t at = 0; at < ShadowedGuest::kBytes; at += kPageBytes) (void)guest.Write(at);
+    ReportBytes(state, guest.pages(), before);
+  }
+}
+BENCHMARK(ShadowBytes)->Iterations(1);
+
+void DirectBytes(benchmark::State& state) {
+  constexpr std::uint64_t kBytes = 256 * kMib;
+  for ([[maybe_unused]] auto _ : state) {
+    NoFlusher flusher;
+    TestMemory memory;
+    memory.AddSlotOver(Gpa(0), kBytes, reinterpret_cast<std::byte*>(0x7000'0000'1000));
+    CpuWalker walker(memory);
+    ShadowPages pages(SpteCodec(MakeEpt(47)), flusher, 10'000);
+    const auto mmu = DirectMmu::Make(pages, memory, walker, Level::kPml4);
+    const std::uint64_t before = HeapBytes();
+    for (std::uint64_t at = 0; at < kBytes; at += kPageBytes) {
+      (void)mmu->HandleFault(
+          {.address = InputAddress(at), .access = Access::Write(Privilege::kUser)});
+    }
+    ReportBytes(state, pages, before);
+  }
+}
+BENCHMARK(DirectBytes)->Iterations(1);
 
 }  // namespace
 }  // namespace pagesaw

@@ -48,9 +48,15 @@ std::uint64_t BytesToLimit(const Core& core) {
 
 }  // namespace
 
-Block* Fetcher::Find(Core& core, bool single) {
+const Block* Fetcher::Find(Core& core, bool single) {
   Op* const link = core.link;
   core.link = nullptr;
+  if (!single && core.code_64()) {
+    const JumpCacheEntry& known = core.jump_cache[JumpCacheIndex(core.rip)];
+    // What was forgotten leads here.
+    const bool matches = known.rip == core.rip && known.context == core.context;
+    if (matches && known.block->ops->run != &Forgotten) return known.block;
+  }
   const std::uint64_t to_limit = BytesToLimit(core);
   const std::uint64_t linear =
       core.code_64() ? core.rip : static_cast<std::uint32_t>(core.segments[kCs].base + core.rip);

@@ -16,7 +16,7 @@ class Fetcher {
 
   // The block at RIP, `single`: one instruction of it. Null: the fetch failed, `core.stop` says
   // why. Valid until the next call. Makes the jump cache and the branch that asked know it.
-  Block* Find(Core& core, bool single);
+  const Block* Find(Core& core, bool single);
 
  private:
   Block* Decode(Core& core, std::uint64_t linear, const std::byte* host, CodeMode mode);

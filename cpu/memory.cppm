@@ -64,10 +64,20 @@ inline bool Store(Core& core, std::uint64_t linear, T value) {
 // The same by the processor: descriptor tables, TSS, stacks of inner rings.
 template <class T>
 inline bool LoadSystem(Core& core, std::uint64_t linear, T& value) {
+  const TlbEntry& entry = core.tlb.bank(BankName::kSupervisor).At(linear);
+  if (Hits<T>(entry.read_tag, linear)) [[likely]] {
+    value = LoadHost<T>(reinterpret_cast<const void*>(linear + entry.addend));
+    return true;
+  }
   return LoadSlow(core, linear, &value, sizeof(T), By::kProcessor);
 }
 template <class T>
 inline bool StoreSystem(Core& core, std::uint64_t linear, T value) {
+  const TlbEntry& entry = core.tlb.bank(BankName::kSupervisor).At(linear);
+  if (Hits<T>(entry.write_tag, linear)) [[likely]] {
+    StoreHost<T>(reinterpret_cast<void*>(linear + entry.addend), value);
+    return true;
+  }
   return StoreSlow(core, linear, &value, sizeof(T), By::kProcessor);
 }
 

@@ -175,6 +175,8 @@ bool SoftwareProcessor::DeliverPending(const Pending* met) {
       ++delivered_;
       core.link = nullptr;  // the handler is not the branch's target
       core.replay.Clear();
+      // The way through a task gate may have loaded CR3, and whoever shadows the tables must know.
+      if (core.stop == Stop::kExit) return true;
       core.stop = Stop::kNone;
       return false;
     case Delivery::kLeave:
@@ -224,12 +226,14 @@ bool SoftwareProcessor::RunBlock() {
     if (MeetsBreakpoint(linear)) return false;
     single = single || core.breakpoints.WatchesCodeIn(linear);
   }
-  single = single || resume != 0;
+  // Without breakpoints the rest of the block may follow: nobody sees that RF is gone.
+  single = single || (resume != 0 && core.breakpoints.any_execute());
+  const std::int64_t budget_before = core.budget;
   core.rflags &= ~resume;
   core.stack_shadow = core.in_repeat = run_alone_ = false;
   core.alone = single;
   core.stop = Stop::kNone;
-  Block* block = fetcher_.Find(core, single);
+  const Block* block = fetcher_.Find(core, single);
   bool branched = false;
   if (block != nullptr) {
     // A single instruction runs on a budget of its own, so that it cannot jump on into a block.
@@ -259,7 +263,7 @@ bool SoftwareProcessor::RunBlock() {
     // It may begin again: nothing of it has happened, what waited waits.
     core.debug_causes = before;
     if (core.stop != Stop::kException) {
-      core.rflags |= resume;
+      if (core.budget == budget_before) core.rflags |= resume;
       core.in_repeat = core.in_repeat || in_repeat;
       core.stack_shadow = stack_shadow;
     }

@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <thread>
 #include <variant>
@@ -65,6 +66,44 @@ TEST_F(SoftwareProcessorTest, SingleStepTrapFollowsALoadOfCr3ThatLeaves) {
   const Exit exit = machine_.RunCode(Bytes{0x0f, 0x22, 0xd8});  // mov cr3, rax
   EXPECT_EQ(exit.reason, ExitReason::kPagingChanged);
   EXPECT_TRUE(machine_.processor().HasQueuedEvent());
+}
+
+TEST_F(SoftwareProcessorTest, AnInterruptThroughATaskGateThatLoadsCr3Leaves) {
+  const auto write = [&](std::uint64_t at, auto value) {
+    std::memcpy(machine_.memory() + at, &value, sizeof(value));
+  };
+  constexpr std::uint64_t kGdt = 0x9000, kIdt = 0xa000, kTask = 0x5000;
+  write(kGdt + 0x08, std::uint64_t{0x00cf'9b00'0000'ffff});
+  write(kGdt + 0x10, std::uint64_t{0x00cf'9300'0000'ffff});
+  write(kGdt + 0x18, std::uint64_t{0x0000'8b00'3000'0067});
+  write(kGdt + 0x20, std::uint64_t{0x0000'8900'5000'0067});
+  write(kIdt + 8 * 0x20, std::uint64_t{0x0000'8500'0020'0000});
+  write(kTask + 0x1c, std::uint32_t{0x2000});  // CR3
+  write(kTask + 0x20, std::uint32_t{0x6000});  // EIP
+  write(kTask + 0x24, std::uint32_t{2});
+  write(kTask + 0x38, std::uint32_t{0x7000});
+  const std::array<std::uint32_t, 6> selectors = {0x10, 0x08, 0x10, 0x10, 0, 0};
+  write(kTask + 0x48, selectors);
+
+  CpuState state = TestProcessor::LongModeState();
+  state.cr0 = kCr0Pe | kCr0Pg;
+  state.cr3 = state.cr4 = state.efer = 0;
+  state.rflags |= kFlagIf;
+  for (Segment& segment : state.segments) {
+    segment = {.selector = 0x10, .attributes = 0xc093, .limit = 0xffff'ffff, .base = 0};
+  }
+  state.segments[kCs].selector = 0x08;
+  state.segments[kCs].attributes = 0xc09b;
+  state.segments[kTr] = {.selector = 0x18, .attributes = 0x8b, .limit = 0x67, .base = 0x3000};
+  state.gdtr = {.base = kGdt, .limit = 0x27};
+  state.idtr = {.base = kIdt, .limit = 8 * 0x21 - 1};
+  machine_.processor().SetState(state);
+  machine_.processor().Inject({.kind = Event::Kind::kExternalInterrupt, .vector = 0x20});
+  const Exit exit = machine_.processor().Run(100);
+  EXPECT_EQ(exit.reason, ExitReason::kPagingChanged);
+  EXPECT_EQ(exit.invalidation.scope, Invalidation::Scope::kAddressSpace);
+  EXPECT_EQ(machine_.processor().GetState().cr3, 0x2000u);
+  EXPECT_EQ(machine_.processor().GetState().rip, 0x6000u);
 }
 
 TEST_F(SoftwareProcessorTest, SingleStepTrapFollowsASysretThatSetsTf) {

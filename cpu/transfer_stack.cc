@@ -18,6 +18,12 @@ bool StackWriter::Address(std::uint64_t offset, unsigned bytes, std::uint64_t& l
   return offset > ss_.limit && last <= (ss_.big() ? 0xffff'ffffu : 0xffffu);
 }
 
+bool StackWriter::Store(std::uint64_t linear, std::uint64_t value, unsigned bytes) {
+  if (bytes != 8) return StoreSlow(core_, linear, &value, bytes, by_);
+  return by_ == By::kProgram ? cpu::Store<std::uint64_t>(core_, linear, value)
+                             : StoreSystem<std::uint64_t>(core_, linear, value);
+}
+
 bool StackWriter::Push(std::uint64_t value, unsigned bytes) {
   std::uint64_t sp = sp_ - bytes;
   std::uint64_t offset = sp;
@@ -29,7 +35,7 @@ bool StackWriter::Push(std::uint64_t value, unsigned bytes) {
   }
   std::uint64_t linear = 0;
   if (!Address(offset, bytes, linear)) return core_.Raise(kSsVector, error_code_);
-  if (!StoreSlow(core_, linear, &value, bytes, by_)) return false;
+  if (!Store(linear, value, bytes)) return false;
   sp_ = sp;
   return true;
 }
@@ -37,10 +43,10 @@ bool StackWriter::Push(std::uint64_t value, unsigned bytes) {
 bool StackReader::Pop(std::uint64_t& value) {
   std::uint64_t linear = 0;
   value = 0;
-  if (!StackAddress(core_, offset_, bytes_, false, linear) ||
-      !LoadSlow(core_, linear, &value, bytes_, By::kProgram)) {
-    return false;
-  }
+  if (!StackAddress(core_, offset_, bytes_, false, linear)) return false;
+  const bool loaded = bytes_ == 8 ? Load<std::uint64_t>(core_, linear, value)
+                                  : LoadSlow(core_, linear, &value, bytes_, By::kProgram);
+  if (!loaded) return false;
   offset_ += bytes_;
   return true;
 }
@@ -62,6 +68,7 @@ bool LoadTss(Core& core, std::uint32_t offset, unsigned bytes, std::uint64_t& va
   }
   std::uint64_t linear = tr.base + offset;
   if (!core.long_mode()) linear = static_cast<std::uint32_t>(linear);
+  if (bytes == 8) return LoadSystem<std::uint64_t>(core, linear, value);
   value = 0;
   return LoadSlow(core, linear, &value, bytes, By::kProcessor);
 }

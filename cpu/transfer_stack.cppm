@@ -23,6 +23,7 @@ class StackWriter {
 
  private:
   bool Address(std::uint64_t offset, unsigned bytes, std::uint64_t& linear) const;
+  bool Store(std::uint64_t linear, std::uint64_t value, unsigned bytes);
 
   Core& core_;
   Segment ss_;

@@ -19,9 +19,17 @@ namespace {
 // A guess that errs to the late side only a little: instructions take a few nanoseconds each.
 constexpr std::uint64_t kNsPerInstruction = 10;
 constexpr std::uint64_t kShortestSlice = 2'000;
+// What an exit counts for, as it takes time, too.
+constexpr std::uint64_t kInstructionsPerExit = 50;
 
 void CountOne(std::atomic<std::uint64_t>& counter) {
   counter.fetch_add(1, std::memory_order_relaxed);
+}
+
+// Unless the fault turns out to be a device's.
+bool IsForMmu(ExitReason reason) {
+  return reason == ExitReason::kTableFault || reason == ExitReason::kPagingChanged ||
+         reason == ExitReason::kInvalidate;
 }
 
 bool IsMmio(const BusAccess& access) {
@@ -61,7 +69,30 @@ std::optional<VmExit> Vcpu::Step(std::uint64_t wait_limit_ns) {
   }
   halted_ = false;
   InjectPending();
-  return Handle(RunGuest(now));
+  return RunSlice(now);
+}
+
+// Exits for the shadow MMU alone change nothing that devices, timers or interrupts could see: the
+// guest runs on at once. Whoever wants more than that calls Kick.
+std::optional<VmExit> Vcpu::RunSlice(std::uint64_t now_ns) {
+  std::uint64_t budget = SliceAt(now_ns);
+  for (;;) {
+    const std::uint64_t before = processor_->progress();
+    const Exit exit = RunGuest(budget);
+    if (Ending ending = Handle(exit); ending.has_value()) return ending;
+    const std::uint64_t used = processor_->progress() - before + kInstructionsPerExit;
+    if (needs_turn_ || lent_count_ != 0 || used >= budget) return std::nullopt;
+    budget -= used;
+  }
+}
+
+// How many instructions the guest may execute before somebody looks up.
+std::uint64_t Vcpu::SliceAt(std::uint64_t now_ns) const {
+  if (lent_count_ != 0) return 1;
+  if (nmis_pending_ != 0) return 1;  // to the end of a block: an IRET that unblocks NMIs is one
+  const std::uint64_t deadline = NextDeadline();
+  const std::uint64_t left_ns = deadline > now_ns ? deadline - now_ns : 0;
+  return std::clamp(left_ns / kNsPerInstruction, kShortestSlice, kSliceInstructions);
 }
 
 std::uint64_t Vcpu::NextDeadline() const {
@@ -194,14 +225,7 @@ void Vcpu::InjectPending() {
   processor_->SetInterruptWindow(InterruptPending());
 }
 
-Exit Vcpu::RunGuest(std::uint64_t now_ns) {
-  const std::uint64_t deadline = NextDeadline();
-  const std::uint64_t left_ns = deadline > now_ns ? deadline - now_ns : 0;
-  std::uint64_t budget =
-      nmis_pending_ != 0
-          ? 1  // to the end of a block: an IRET that unblocks NMIs is one
-          : std::clamp(left_ns / kNsPerInstruction, kShortestSlice, kSliceInstructions);
-  if (lent_count_ != 0) budget = 1;
+Exit Vcpu::RunGuest(std::uint64_t budget) {
   EnterGuest();
   const Exit exit = processor_->Run(budget);
   LeaveGuest();
@@ -223,8 +247,10 @@ void Vcpu::EnterGuest() {
     }
     // From here on a flush waits for this vCPU to leave; one asked for before is done now.
     guest_epoch_.fetch_add(1);
-    if (flush_requested_.exchange(false)) processor_->FlushTlb();
-    if (contents_flush_requested_.exchange(false)) processor_->FlushContents();
+    if (flush_requested_.load() && flush_requested_.exchange(false)) processor_->FlushTlb();
+    if (contents_flush_requested_.load() && contents_flush_requested_.exchange(false)) {
+      processor_->FlushContents();
+    }
     if (!root_mmu_->roots_obsolete()) return;
     LeaveGuest();
   }
@@ -250,6 +276,7 @@ void Vcpu::WaitOutOfGuest() {
 
 std::optional<VmExit> Vcpu::Handle(const Exit& exit) {
   CountOne(exits_);
+  needs_turn_ = !IsForMmu(exit.reason);
   switch (exit.reason) {
     case ExitReason::kBudget:
     case ExitReason::kRequested:
@@ -383,6 +410,7 @@ std::optional<VmExit> Vcpu::NoteFruitless(const TableFault& fault) {
 }
 
 void Vcpu::Dispatch(BusAccess& access) {
+  needs_turn_ = true;
   switch (access.kind) {
     case BusAccess::Kind::kMsrRead:
     case BusAccess::Kind::kMsrWrite:

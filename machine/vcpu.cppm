@@ -55,9 +55,10 @@ class Vcpu {
   Vcpu(const VcpuEnvironment& environment, std::unique_ptr<Processor> processor,
        std::unique_ptr<ShadowMmu> root_mmu, LocalApic& apic, MsrFile& msrs);
 
-  // One turn of the loop: delivers what is due, runs the guest until an exit, handles it. While the
-  // guest halts, waits instead: for something to do, for Kick, or until `wait_limit_ns`. Returns
-  // how the VM ends if this turn ended it. The vCPU's thread only.
+  // One turn of the loop: delivers what is due, runs the guest until an exit that concerns more
+  // than the shadow MMU or for a slice of time, handles it. While the guest halts, waits instead:
+  // for something to do, for Kick, or until `wait_limit_ns`. Returns how the VM ends if this turn
+  // ended it. The vCPU's thread only.
   std::optional<VmExit> Step(std::uint64_t wait_limit_ns = kNever);
 
   // Ends a Step that runs or waits, soon. Any thread.
@@ -99,7 +100,9 @@ class Vcpu {
   bool ShouldWake();
   void Wait(std::uint64_t until_ns);
   void InjectPending();
-  Exit RunGuest(std::uint64_t now_ns);
+  Ending RunSlice(std::uint64_t now_ns);
+  std::uint64_t SliceAt(std::uint64_t now_ns) const;
+  Exit RunGuest(std::uint64_t budget);
   void EnterGuest();
   void LeaveGuest();
 
@@ -137,6 +140,7 @@ class Vcpu {
   std::array<Gpa, 4> lent_pages_ = {};
   unsigned lent_count_ = 0;
   std::uint64_t lent_retired_ = 0;
+  bool needs_turn_ = false;  // the exit at hand may concern more than the shadow MMU
 
   std::mutex wake_mutex_;
   std::condition_variable wake_;

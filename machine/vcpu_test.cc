@@ -161,13 +161,29 @@ TEST_F(VcpuTest, AnswersHypercalls) {
   EXPECT_TRUE(apic_.HasInterrupt());
 }
 
-TEST_F(VcpuTest, LetsTheShadowMmuFixFaults) {
+TEST_F(VcpuTest, LetsTheShadowMmuFixFaultsAndRunsOn) {
   mmu_->answer.outcome = FaultOutcome::kFixed;
-  Exits(Fault(0x5123, Access::Write(Privilege::kUser)));
+  std::vector<std::uint64_t> budgets;
+  program_ = [&budgets](FakeProcessor&, std::uint64_t budget) {
+    budgets.push_back(budget);
+    return budgets.size() == 1 ? Fault(0x5123, Access::Write(Privilege::kUser)) : Exit{};
+  };
   EXPECT_FALSE(vcpu_->Step().has_value());
   ASSERT_EQ(mmu_->faults.size(), 1u);
   EXPECT_EQ(mmu_->faults[0].address.bits(), 0x5123u);
   EXPECT_TRUE(mmu_->faults[0].access.is_write());
+  ASSERT_EQ(budgets.size(), 2u);
+  EXPECT_LT(budgets[1], budgets[0]);
+}
+
+TEST_F(VcpuTest, LooksUpBetweenFaultsIfItIsKicked) {
+  mmu_->answer.outcome = FaultOutcome::kFixed;
+  program_ = [this](FakeProcessor&, std::uint64_t) {
+    vcpu_->Kick();
+    return Fault(0x5123, Access::Write(Privilege::kUser));
+  };
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  EXPECT_EQ(mmu_->faults.size(), 1u);
 }
 
 TEST_F(VcpuTest, TakesAFaultWithoutMemoryToTheDevices) {

@@ -55,14 +55,24 @@ const PageFormat& GuestTables::FormatOf(const ShadowRole& role) const {
   return formats[role.long_mode ? 3 : 2];
 }
 
-std::optional<ShadowedEntry> GuestTables::Read(Gfn gfn, const ShadowRole& role,
-                                               unsigned index) const {
-  const PageFormat& format = FormatOf(role);
+GuestTables::Table GuestTables::Open(Gfn gfn, const ShadowRole& role) const {
+  Table table;
+  table.format_ = &FormatOf(role);
+  table.role_ = &role;
+  if (const MemorySlot* slot = memory_.Find(gfn)) {
+    table.host_ = slot->HostOf(GpaOf(gfn));
+    table.read_only_ = slot->read_only;
+  }
+  return table;
+}
+
+[[gnu::always_inline]] inline std::optional<ShadowedEntry> GuestTables::Table::ReadInline(
+    unsigned index) const {
+  if (host_ == nullptr) return std::nullopt;
+  const PageFormat& format = *format_;
+  const ShadowRole& role = *role_;
   const EntryLayout& layout = format.layout;
-  const MemorySlot* slot = memory_.Find(gfn);
-  if (slot == nullptr) return std::nullopt;
-  std::byte* host =
-      slot->HostOf(GpaOf(gfn)) + std::size_t{GuestIndex(role, index)} * layout.entry_bytes;
+  std::byte* host = host_ + std::size_t{GuestIndex(role, index)} * layout.entry_bytes;
   const std::uint64_t entry =
       layout.entry_bytes == 4
           ? std::atomic_ref(*reinterpret_cast<std::uint32_t*>(host)).load(std::memory_order_acquire)
@@ -71,19 +81,28 @@ std::optional<ShadowedEntry> GuestTables::Read(Gfn gfn, const ShadowRole& role,
   if (!format.IsPresent(entry) || format.IsMalformed(entry, role.level)) return std::nullopt;
   // Without A no SPTE may stand for it: the next use has to be seen. Tables in read-only memory
   // never get it.
-  if ((entry & layout.accessed) == 0 && !slot->read_only) return std::nullopt;
+  if ((entry & layout.accessed) == 0 && !read_only_) return std::nullopt;
   const bool leaf = format.IsLeaf(entry, role.level);
   if (!leaf) {
     return ShadowedEntry{.gfn = GfnOf(Gpa(entry & layout.address)),
                          .rights = format.RightsOf(entry)};
   }
-  const bool dirty = (entry & layout.dirty) != 0 || slot->read_only;
+  const bool dirty = (entry & layout.dirty) != 0 || read_only_;
   const std::uint64_t key = role.long_mode ? entry >> kProtectionKeyShift & 15 : 0;
   return ShadowedEntry{.gfn = LeafGfn(format, role, entry, index),
                        .rights = format.RightsOf(entry),
                        .leaf = true,
                        .dirty = dirty,
                        .protection_key = static_cast<std::uint8_t>(key)};
+}
+
+std::optional<ShadowedEntry> GuestTables::Table::Read(unsigned index) const {
+  return ReadInline(index);
+}
+
+bool GuestTables::Table::Backs(unsigned index, const ShadowedEntry& entry) const {
+  const std::optional<ShadowedEntry> now = ReadInline(index);
+  return now && entry.StillHolds(*now);
 }
 
 GuestTables::Range GuestTables::Covering(const ShadowRole& role, std::uint64_t offset,

@@ -2,6 +2,7 @@
 // the shadow page's role alone. Walkers find faults; this finds what an SPTE may be made from.
 module;
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 export module pagesaw.mmu.guest_tables;
@@ -47,14 +48,59 @@ struct ShadowedEntry {
 };
 static_assert(Rights::All().bits() < 32);
 
+// What each SPTE of a page was made from, as ShadowedEntry packs it; 0: nothing. Seven bytes hold
+// the 40 bits of a frame and the 12 of the rest: there is one for each page that a guest maps.
+class ShadowedEntries {
+ public:
+  inline std::uint64_t Get(unsigned index) const {
+    std::uint64_t word;
+    __builtin_memcpy(&word, &bytes_[kBytes * index], sizeof(word));
+    return word & kMask;
+  }
+  inline void Set(unsigned index, std::uint64_t word) {
+    __builtin_memcpy(&bytes_[kBytes * index], &word, kBytes);
+  }
+  inline ShadowedEntry At(unsigned index) const { return ShadowedEntry::Unpack(Get(index)); }
+
+ private:
+  static constexpr unsigned kCount = 512;
+  static constexpr unsigned kBytes = 7;
+  static constexpr std::uint64_t kMask = (std::uint64_t{1} << (8 * kBytes)) - 1;
+  static_assert(52 <= 8 * kBytes, "an address of 52 bits, whose low 12 are used for the rest");
+
+  std::array<std::byte, kCount * kBytes + 1> bytes_ = {};
+};
+
 class GuestTables {
  public:
   // Tables in `memory`, which must outlive this, of a processor with `features`.
   GuestTables(const GuestMemory& memory, const PagingFeatures& features);
 
-  // The entry of the table at `gfn` that SPTE `index` of a shadow page of `role` stands for.
-  // Nothing if it is not present, malformed, was never accessed, or is in no memory.
-  std::optional<ShadowedEntry> Read(Gfn gfn, const ShadowRole& role, unsigned index) const;
+  // A table as the shadow pages of one role see it.
+  class Table {
+   public:
+    // The entry that SPTE `index` stands for. Nothing if it is not present, malformed, was never
+    // accessed, or is in no memory.
+    std::optional<ShadowedEntry> Read(unsigned index) const;
+    // Whether what was made from `entry`, as it was read there before, is still right.
+    bool Backs(unsigned index, const ShadowedEntry& entry) const;
+
+   private:
+    std::optional<ShadowedEntry> ReadInline(unsigned index) const;
+
+    friend class GuestTables;
+    const PageFormat* format_ = nullptr;
+    const ShadowRole* role_ = nullptr;
+    std::byte* host_ = nullptr;  // null: no memory
+    bool read_only_ = false;
+  };
+
+  // The table at `gfn`. `role` must outlive what is returned, and so must the memory slot.
+  Table Open(Gfn gfn, const ShadowRole& role) const;
+  // One entry of it.
+  std::optional<ShadowedEntry> Read(Gfn gfn, const ShadowRole& role, unsigned index) const {
+    return Open(gfn, role).Read(index);
+  }
 
   // The SPTEs of a page of `role` that stand for any of `bytes` bytes from `offset` of the table.
   struct Range {

@@ -193,7 +193,7 @@ void ShadowPages::Set(ShadowPage& page, unsigned index, std::uint64_t spte, std:
   Count(spte, level, 1);
   if (level == Level::kPt && !logs_.empty()) NoteWrites(old, spte);
   if (page.shared && codec_.IsLiveLeaf(old, level)) RemoveFromRmap(page, index);
-  if (page.records != nullptr) page.records[index] = record;
+  if (page.records != nullptr) page.records->Set(index, record);
   if (page.shared && codec_.IsLiveLeaf(spte, level)) AddToRmap(page, index);
   if (spte != 0 && level == Level::kPt) page.filled_at = ++fill_clock_;
   if (SpteCodec::IsLive(spte)) ++page.present_count;

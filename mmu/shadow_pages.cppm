@@ -48,8 +48,8 @@ struct ShadowPage {
   std::uint64_t search = 0;
   std::uint64_t filled_at = 0;  // lowest level: `fill_clock` when an SPTE was last made
   std::uint8_t writes = 0;      // of the guest table that were seen since its last use
-  // What each SPTE was made from, as ShadowedEntry packs it. Null if computed from the gfn.
-  std::unique_ptr<std::uint64_t[]> records = nullptr;
+  // What each SPTE was made from. Null if computed from the gfn.
+  std::unique_ptr<ShadowedEntries> records = nullptr;
   ShadowPage* older = nullptr;  // in the list of all pages, by creation
   ShadowPage* newer = nullptr;
   ShadowPage* next_zapped = nullptr;

@@ -64,9 +64,9 @@ ShadowPage* ShadowPages::FindOrMake(Gfn gfn, const ShadowRole& role) {
   for (ShadowPage* page = Bucket(gfn); page != nullptr; page = page->next_in_bucket) {
     if (page->gfn == gfn && page->role == role) return page;
   }
-  std::unique_ptr<std::uint64_t[]> records;
+  std::unique_ptr<ShadowedEntries> records;
   if (!role.direct) {
-    records.reset(new (std::nothrow) std::uint64_t[kSptesPerPage]());
+    records.reset(new (std::nothrow) ShadowedEntries);
     if (records == nullptr) return nullptr;
   }
   ShadowPage* page = Make(gfn, role);
@@ -129,7 +129,7 @@ bool ShadowPages::LargePageAllowed(Gfn first, Level level) const {
 
 // The first frame that the leaf at `index` maps.
 Gfn ShadowPages::FrameOf(const ShadowPage& page, unsigned index) {
-  if (page.records != nullptr) return ShadowedEntry::Unpack(page.records[index]).gfn;
+  if (page.records != nullptr) return page.records->At(index).gfn;
   return Gfn{page.gfn.number + index * FramesIn(page.role.level)};
 }
 
@@ -181,10 +181,10 @@ bool ShadowPages::MayBeWritten(Gfn gfn, bool try_unsync) {
 }
 
 void ShadowPages::ResyncRange(ShadowPage& page, unsigned first, unsigned count) {
+  const GuestTables::Table table = tables_->Open(page.gfn, page.role);
   for (unsigned i = first; i < first + count; ++i) {
     if (Load(&page.sptes[i]) == 0) continue;
-    const std::optional<ShadowedEntry> now = tables_->Read(page.gfn, page.role, i);
-    if (!now || !ShadowedEntry::Unpack(page.records[i]).StillHolds(*now)) Set(page, i, 0);
+    if (!table.Backs(i, page.records->At(i))) Set(page, i, 0);
   }
 }
 
@@ -311,7 +311,7 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
       }
       if (!contains(child.parents)) return complain("is no parent of its child", i);
       if (child.role.direct && child.role.access.write() && page.shadows() &&
-          !ShadowedEntry::Unpack(page.records[i]).dirty) {
+          !page.records->At(i).dirty) {
         return complain("leads to writable pages though the guest's page is clean", i);
       }
       continue;
@@ -327,7 +327,7 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
       ForEachShadow(frame,
                     [&](const ShadowPage& shadow) { watched = watched || !shadow.frame_writable; });
       if (watched) return complain("lets a watched table be written", i);
-      if (page.shadows() && !ShadowedEntry::Unpack(page.records[i]).dirty) {
+      if (page.shadows() && !page.records->At(i).dirty) {
         return complain("is writable though the guest's page is clean", i);
       }
     }
@@ -372,7 +372,7 @@ std::optional<std::string> ShadowPages::Audit() const {
     for (unsigned i = 0; i < kSptesPerPage; ++i) {
       if (Load(&page->sptes[i]) == 0) continue;
       const auto now = tables_->Read(page->gfn, page->role, i);
-      if (!now || !ShadowedEntry::Unpack(page->records[i]).StillHolds(*now)) {
+      if (!now || !page->records->At(i).StillHolds(*now)) {
         return "page " + std::to_string(page->id) + ", SPTE " + std::to_string(i) +
                ": does not hold any more";
       }
