@@ -33,7 +33,8 @@ constexpr std::uint64_t kMemoryBytes = 8u << 20;
 constexpr std::uint64_t kReadOnlyBase = 0x1000'0000;
 constexpr std::uint64_t kMovingBase = 0x1020'0000;
 constexpr std::uint64_t kMovingBytes = 2u << 20;
-constexpr unsigned kTables = 12;  // the first frames hold tables
+constexpr unsigned kTables = 12;      // the first frames hold tables
+constexpr unsigned kUpperTables = 8;  // and the first of them those above the lowest level
 const svm::SvmExtension& Amd() {
   static const svm::SvmExtension extension;
   return extension;
@@ -63,9 +64,10 @@ RandomVm::RandomVm(unsigned kind, unsigned vcpu_count, Choices& choices)
   // All at once, so that a fuzzer's bytes are left for what happens then.
   Choices first(choices.Word());
   choices_ = &first;
+  ordered_ = !first.Chance(4);
   for (unsigned i = 0; i < kTables * 40; ++i) {
-    memory_.Write<std::uint64_t>(
-        Gpa((choices_->Below(kTables) << 12) + std::uint64_t{RandomIndex(512)} * 8), RandomEntry());
+    const std::uint64_t table = first.Below(kTables);
+    memory_.Write(Gpa((table << 12) + std::uint64_t{RandomIndex(512)} * 8), RandomEntry(table));
   }
   choices_ = &choices;
   for (Cpu& cpu : cpus_) ChangeMode(cpu);
@@ -123,16 +125,16 @@ std::optional<std::string> RandomVm::Step() {
   } else if (what < 9) {
     cpu.cpu->SetKeys(choices_->Chance(2) ? 0 : static_cast<std::uint32_t>(choices_->Word()),
                      choices_->Chance(2) ? 0 : static_cast<std::uint32_t>(choices_->Word()));
-  } else if (what < 12) {
-    Invalidate(cpu);
-  } else if (what < 16) {
+  } else if (what < 14) {
+    complaint = Invalidate(cpu);
+  } else if (what < 17) {
     HostWrites();
-  } else if (what == 16) {
+  } else if (what == 17) {
     if (choices_->Chance(4)) ChangeSlot();
   } else if (what < 28) {
     complaint = GuestWrites(cpu);
   } else {
-    complaint = CheckedAccess(cpu);
+    complaint = CheckedAccess(cpu, RandomLinear(cpu));
   }
   if (complaint || !choices_->Chance(16)) return complaint;
   const ShadowPages::Lock lock = pages_.Acquire();
@@ -155,7 +157,7 @@ void RandomVm::LoadRegisters(Cpu& cpu, std::uint64_t mode) {
   state.cr4 = (mode >= 3 ? kCr4Pae : 0) | (mode >= 7 ? kCr4La57 : 0);
   state.efer = mode >= 5 ? kEferLme | kEferLma : 0;
   if (choices_->Chance(2)) state.efer |= kEferNxe;
-  state.cr3 = RandomRoot();
+  state.cr3 = RandomRoot(state.mode());
   for (unsigned i = 0; i < state.pdptes.size(); ++i) {
     // Well-formed: the processor refuses others.
     state.pdptes[i] = WordAt((state.cr3 & 0xffff'ffe0) + 8 * i) & 0x0000'000f'ffff'f001;
@@ -166,7 +168,7 @@ void RandomVm::LoadRegisters(Cpu& cpu, std::uint64_t mode) {
 // [intel/vol3] "Operations that Invalidate TLBs and Paging-Structure Caches"
 std::optional<std::string> RandomVm::LoadCr3(Cpu& cpu) {
   const PagingState before = StateOf(cpu);
-  std::uint64_t value = RandomRoot();
+  std::uint64_t value = RandomRoot(before.mode());
   const bool pcids = (before.cr4 & kCr4Pcide) != 0;
   if (pcids) value |= choices_->Below(3);
   const bool keep = pcids && choices_->Chance(2);
@@ -199,11 +201,12 @@ void RandomVm::FlipControlBits(Cpu& cpu) {
   }
 }
 
-void RandomVm::Invalidate(Cpu& cpu) {
+// One address, as often as not, is what is used next.
+std::optional<std::string> RandomVm::Invalidate(Cpu& cpu) {
   const std::uint64_t linear = RandomLinear(cpu);
   if (choices_->Chance(2)) {
     if (cpu.cpu->Invlpg(linear)) cpu.page_since[{PcidOf(cpu), linear >> 12}] = history_.now();
-    return;
+    return choices_->Chance(2) ? CheckedAccess(cpu, linear) : std::nullopt;
   }
   const PagingState state = StateOf(cpu);
   const auto pcid = static_cast<unsigned>((state.cr4 & kCr4Pcide) != 0 ? choices_->Below(3) : 0);
@@ -222,6 +225,7 @@ void RandomVm::Invalidate(Cpu& cpu) {
   } else {
     cpu.page_since[{pcid, linear >> 12}] = history_.now();
   }
+  return choices_->Chance(2) ? CheckedAccess(cpu, linear) : std::nullopt;
 }
 
 // Shadow paging hears of the host's writes; translations that the processor's own walk has cached
@@ -235,7 +239,7 @@ void RandomVm::HostWrites() {
   } else {
     history_.Changes(word, WordAt(word));
   }
-  const std::uint64_t entry = RandomEntry();
+  const std::uint64_t entry = RandomEntry(at.bits() >> 12);
   if (bytes == 4) {
     memory_.Write(at, static_cast<std::uint32_t>(entry));
   } else {
@@ -256,8 +260,7 @@ void RandomVm::ChangeSlot() {
   history_.Forget(kMovingBase, kMovingBase + kMovingBytes - 1);
 }
 
-std::optional<std::string> RandomVm::CheckedAccess(Cpu& cpu) {
-  const std::uint64_t linear = RandomLinear(cpu);
+std::optional<std::string> RandomVm::CheckedAccess(Cpu& cpu, std::uint64_t linear) {
   const Asked asked = RandomAsked();
   const AllowedOutcomes before = Allowed(cpu, linear, asked);
   bool from_tlb = false;
@@ -285,7 +288,8 @@ std::optional<std::string> RandomVm::CheckedAccess(Cpu& cpu) {
 
 // The guest stores an entry wherever some linear address leads it.
 std::optional<std::string> RandomVm::GuestWrites(Cpu& cpu) {
-  const std::uint64_t linear = RandomLinear(cpu) & ~std::uint64_t{7};
+  const std::uint64_t page = RandomLinear(cpu) & ~std::uint64_t{0xfff};
+  const std::uint64_t linear = page | std::uint64_t{RandomIndex(512)} * 8;
   const Asked asked = {.kind = Asked::Kind::kWrite, .by = Asked::By::kSupervisorWithAc};
   bool from_tlb = false;
   const Outcome got = MakeAccess(cpu, linear, asked, from_tlb);
@@ -297,7 +301,7 @@ std::optional<std::string> RandomVm::GuestWrites(Cpu& cpu) {
   } else {
     history_.Changes(*gpa, WordAt(*gpa));
   }
-  const std::uint64_t entry = RandomEntry();
+  const std::uint64_t entry = RandomEntry(*gpa >> 12);
   cpu.cpu->Store(linear, entry);
   if (WordAt(*gpa) != entry) return "a write did not arrive where its probe did";
   return std::nullopt;
@@ -324,26 +328,35 @@ Outcome RandomVm::MakeAccess(Cpu& cpu, std::uint64_t linear, Asked asked, bool& 
 
 // -- chance
 
-std::uint64_t RandomVm::RandomFrame() {
+// What an entry of the table in frame `table` leads to. Most often tables have an order: two for
+// each of the levels 5 to 2, then those of the lowest level, whose entries lead to data, and to
+// tables.
+std::uint64_t RandomVm::RandomFrame(std::uint64_t table) {
   if (choices_->Chance(40)) return (kReadOnlyBase >> 12) + choices_->Below(4);
   if (choices_->Chance(30)) return (kMovingBase >> 12) + choices_->Below(4);
   if (choices_->Chance(40)) return 0x5'0000 + choices_->Below(4);
-  return choices_->Chance(2) ? choices_->Below(kTables) : choices_->Below(64);
+  if (!ordered_ || choices_->Chance(50)) {
+    return choices_->Chance(2) ? choices_->Below(kTables) : choices_->Below(64);
+  }
+  if (table < kUpperTables - 2) return (table & ~std::uint64_t{1}) + 2 + choices_->Below(2);
+  return kUpperTables + choices_->Below(table < kUpperTables || choices_->Chance(2) ? 4 : 32);
 }
 
-std::uint64_t RandomVm::RandomEntry() {
-  std::uint64_t entry = RandomFrame() << 12;
-  if (!choices_->Chance(12)) entry |= 1;
-  if (!choices_->Chance(4)) entry |= 2;
-  if (!choices_->Chance(4)) entry |= 4;
+std::uint64_t RandomVm::RandomEntry(std::uint64_t table) {
+  // How often an entry is not what makes most accesses succeed.
+  const unsigned rare = ordered_ ? 3 : 1;
+  std::uint64_t entry = RandomFrame(table) << 12;
+  if (!choices_->Chance(12 * rare)) entry |= 1;
+  if (!choices_->Chance(4 * rare)) entry |= 2;
+  if (!choices_->Chance(4 * rare)) entry |= 4;
   if (!choices_->Chance(3)) entry |= 0x20;
   if (!choices_->Chance(3)) entry |= 0x40;
-  if (choices_->Chance(6)) {
+  if (choices_->Chance(6 * rare)) {
     entry = (entry & ~std::uint64_t{0x1f'f000}) | 0x80;
     if (choices_->Chance(4)) entry |= kReadOnlyBase;  // and the frames behind, which move
   }
-  if (choices_->Chance(20)) entry |= 0x100;
-  if (choices_->Chance(10)) entry |= std::uint64_t{1} << 63;
+  if (choices_->Chance(20 * rare)) entry |= 0x100;
+  if (choices_->Chance(10 * rare)) entry |= std::uint64_t{1} << 63;
   if (choices_->Chance(10)) entry |= choices_->Below(16) << 59;
   if (choices_->Chance(60)) entry |= std::uint64_t{1} << (13 + choices_->Below(39));
   return entry;
@@ -353,21 +366,27 @@ unsigned RandomVm::RandomIndex(unsigned count) {
   return choices_->Chance(4) ? count - 1 : static_cast<unsigned>(choices_->Below(4));
 }
 
-std::uint64_t RandomVm::RandomRoot() {
+std::uint64_t RandomVm::RandomRoot(PagingMode mode) {
   if (choices_->Chance(30)) return 0x5000'0000;
-  return choices_->Below(5) << 12;
+  if (!ordered_ || choices_->Chance(8)) return choices_->Below(5) << 12;
+  static constexpr std::uint64_t kFirst[] = {0, 6, 4, 2, 0};
+  return (kFirst[static_cast<unsigned>(mode)] + choices_->Below(2)) << 12;
 }
 
+// Often one that was used a short while ago: what goes wrong does so between uses of one address.
 std::uint64_t RandomVm::RandomLinear(const Cpu& cpu) {
+  std::uint64_t& recent = recent_[choices_->Below(recent_.size())];
+  const bool again = choices_->Chance(2);
   const PagingState state = StateOf(cpu);
-  if (state.mode() == PagingMode::k32Bit) {
-    return std::uint64_t{RandomIndex(1024)} << 22 | std::uint64_t{RandomIndex(1024)} << 12 |
-           choices_->Below(4096);
+  if (!again && state.mode() == PagingMode::k32Bit) {
+    recent = std::uint64_t{RandomIndex(1024)} << 22 | std::uint64_t{RandomIndex(1024)} << 12;
+  } else if (!again) {
+    recent = 0;
+    for (unsigned level = 1; level <= 5; ++level) {
+      recent |= std::uint64_t{RandomIndex(512)} << (12 + 9 * (level - 1));
+    }
   }
-  std::uint64_t linear = choices_->Below(4096);
-  for (unsigned level = 1; level <= 5; ++level) {
-    linear |= std::uint64_t{RandomIndex(512)} << (12 + 9 * (level - 1));
-  }
+  const std::uint64_t linear = recent | choices_->Below(4096);
   if (!state.long_mode()) return linear & 0xffff'ffff;
   const unsigned shift = 64 - state.linear_bits();
   return static_cast<std::uint64_t>(static_cast<std::int64_t>(linear << shift) >> shift);

@@ -2,6 +2,7 @@
 // them in turn, a host that writes memory and moves slots. After every access its outcome is
 // compared with what the manuals allow; now and then all SPTEs are.
 module;
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -72,19 +73,19 @@ class RandomVm final : private TlbFlusher {
   void LoadRegisters(Cpu& cpu, std::uint64_t mode);
   std::optional<std::string> LoadCr3(Cpu& cpu);
   void FlipControlBits(Cpu& cpu);
-  void Invalidate(Cpu& cpu);
+  std::optional<std::string> Invalidate(Cpu& cpu);
   void HostWrites();
   void ChangeSlot();
-  std::optional<std::string> CheckedAccess(Cpu& cpu);
+  std::optional<std::string> CheckedAccess(Cpu& cpu, std::uint64_t linear);
   std::optional<std::string> GuestWrites(Cpu& cpu);
   // Makes the access, and keeps the history right where the walk's A and D are another entry's
   // address.
   Outcome MakeAccess(Cpu& cpu, std::uint64_t linear, Asked asked, bool& from_tlb);
 
-  std::uint64_t RandomFrame();
-  std::uint64_t RandomEntry();
+  std::uint64_t RandomFrame(std::uint64_t table);
+  std::uint64_t RandomEntry(std::uint64_t table);
   unsigned RandomIndex(unsigned count);
-  std::uint64_t RandomRoot();
+  std::uint64_t RandomRoot(PagingMode mode);
   std::uint64_t RandomLinear(const Cpu& cpu);
   Asked RandomAsked();
   Gpa RandomEntryAddress(const Cpu& cpu, unsigned& bytes);
@@ -116,6 +117,8 @@ class RandomVm final : private TlbFlusher {
   EntryHistory history_;
   std::vector<Cpu> cpus_;
   const Cpu* current_ = nullptr;
+  std::array<std::uint64_t, 4> recent_ = {};  // linear pages
+  bool ordered_ = false;                      // tables of the lowest level are those alone
   unsigned slot_state_ = 0;
   bool ending_ = false;  // vCPUs are going
   std::uint64_t accesses_ = 0;

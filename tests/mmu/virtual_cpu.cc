@@ -81,10 +81,11 @@ void VirtualCpu::PagingHasChanged(const Invalidation& invalidation) {
 
 void VirtualCpu::BecomePrivileged(Asked::By by) {
   cpu::Core& core = *core_;
-  // An implicit access is the processor's own, whatever it runs.
+  // An implicit access is the processor's own, whatever it runs, and whatever AC is.
   const bool ring3 = by == Asked::By::kUser || by == Asked::By::kImplicit;
+  const bool ac = by == Asked::By::kSupervisorWithAc || by == Asked::By::kImplicit;
   core.segments[kSs].attributes = ring3 ? 0xc0f3 : 0xc093;
-  core.rflags = kFlagFixed | (by == Asked::By::kSupervisorWithAc ? kFlagAc : 0);
+  core.rflags = kFlagFixed | (ac ? kFlagAc : 0);
   core.UpdateMode();
 }
 
@@ -128,6 +129,7 @@ Outcome VirtualCpu::Resolve(std::uint64_t linear, bool& again) {
 Outcome VirtualCpu::MakeAccess(std::uint64_t linear, Asked asked, bool& from_tlb) {
   cpu::Core& core = *core_;
   const bool write = asked.kind == Asked::Kind::kWrite;
+  const bool fetch = asked.kind == Asked::Kind::kFetch;
   const cpu::By by = asked.by == Asked::By::kImplicit ? cpu::By::kProcessor : cpu::By::kProgram;
   lent_.reset();
   core.replay.Clear();
@@ -139,23 +141,25 @@ Outcome VirtualCpu::MakeAccess(std::uint64_t linear, Asked asked, bool& from_tlb
         by == cpu::By::kProcessor ? core.tlb.bank(cpu::BankName::kSupervisor) : *core.bank;
     const cpu::TlbEntry& entry = const_cast<cpu::TlbBank&>(bank).At(linear);
     const std::uint64_t tag = write ? entry.write_tag : entry.read_tag;
-    if (asked.kind != Asked::Kind::kFetch && tag == (linear & ~kPageMask)) {
+    if (!fetch && tag == (linear & ~kPageMask)) {
       from_tlb = true;
       return {Outcome::Kind::kHost, linear + entry.addend};
     }
     core.stop = cpu::Stop::kNone;
     core.replay.Rewind();
     cpu::HostPage page;
-    if (cpu::WalkHardware(core, linear, AccessOf(asked), page)) {
-      // The same through the TLB, which has it from now on.
-      core.replay.Rewind();
-      const bool data = asked.kind != Asked::Kind::kFetch;
-      if (data &&
-          !(write ? cpu::ProbeWrite(core, linear, 1, by) : cpu::ProbeRead(core, linear, 1, by))) {
-        return {};
+    const bool found = fetch   ? cpu::WalkHardware(core, linear, AccessOf(asked), page)
+                       : write ? cpu::ProbeWrite(core, linear, 1, by)
+                               : cpu::ProbeRead(core, linear, 1, by);
+    if (found) {
+      const std::uint64_t filled = write ? entry.write_tag : entry.read_tag;
+      if (fetch || filled == (linear & ~kPageMask)) {
+        core.replay.Clear();
+        return {Outcome::Kind::kHost, fetch ? page.host : linear + entry.addend};
       }
-      core.replay.Clear();
-      return {Outcome::Kind::kHost, page.host};
+      // A device's: the TLB does not keep it, and the access itself would leave.
+      core.replay.Rewind();
+      if (cpu::WalkHardware(core, linear, AccessOf(asked), page)) return {};
     }
     if (core.stop == cpu::Stop::kException) {
       core.replay.Clear();
