@@ -145,7 +145,8 @@ class Replay {
     std::uint64_t host = 0;
   };
 
-  std::array<BusAccess, 16> answers_;
+  // XSAVE with all that there is makes most accesses, 8 bytes each.
+  std::array<BusAccess, 160> answers_;
   unsigned count_ = 0;
   unsigned next_ = 0;
   std::array<LentPage, 4> lent_;  // an access touches two pages; a task switch some more

@@ -109,7 +109,7 @@ TEST(CoreReplay, IsBounded) {
   Replay replay;
   unsigned added = 0;
   while (added < 1000 && replay.Add({})) ++added;
-  EXPECT_EQ(added, 16u);
+  EXPECT_EQ(added, 160u);
 }
 
 }  // namespace

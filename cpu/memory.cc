@@ -176,12 +176,27 @@ bool StorePiece(Core& core, std::uint64_t linear, const std::byte* from, unsigne
   return Answered(core, value, ignored);
 }
 
+// The alignment that data of `bytes` bytes must have. [intel/vol3] "Alignment Check Exception
+// (#AC)"
+unsigned AlignmentOf(unsigned bytes) {
+  switch (bytes) {
+    case 10:  // x87 extended precision
+      return 8;
+    case 28:  // x87 environment and state, 32 bits
+    case 108:
+      return 4;
+    case 14:  // the same, 16 bits
+    case 94:
+      return 2;
+    default:
+      return std::has_single_bit(bytes) ? bytes : 1;
+  }
+}
+
 // Whether an access at CPL 3 under alignment checking is misaligned.
-// [intel/vol3] "Alignment Check Exception (#AC)"
 bool Misaligned(const Core& core, std::uint64_t linear, unsigned bytes, By by) {
   const TlbBank* checked = &const_cast<Core&>(core).tlb.bank(BankName::kChecked);
-  return by == By::kProgram && core.bank == checked && std::has_single_bit(bytes) &&
-         (linear & (bytes - 1)) != 0;
+  return by == By::kProgram && core.bank == checked && (linear & (AlignmentOf(bytes) - 1)) != 0;
 }
 
 // Tells the breakpoints of an access. False: it must be made again.

@@ -77,8 +77,17 @@ bool StoreTable(Core& core, const Op& op, const DescriptorTable& table) {
   __builtin_memcpy(bytes + 2, &table.base, 8);
   const unsigned count = core.code_64() ? 10 : 6;
   std::uint64_t linear = 0;
-  return OperandAddress(core, op, count, true, linear) &&
-         StoreSlow(core, linear, bytes, count, By::kProgram);
+  if (!OperandAddress(core, op, count, true, linear) ||
+      !ProbeWrite(core, linear, count, By::kProgram)) {
+    return false;
+  }
+  // Limit and base are aligned each by itself. [intel/vol3] "Memory-Management Registers"
+  for (unsigned at = 0; at < count;) {
+    const unsigned piece = at == 0 ? 2 : 4;
+    if (!StoreSlow(core, linear + at, bytes + at, piece, By::kProgram)) return false;
+    at += piece;
+  }
+  return true;
 }
 
 bool LoadTable(Core& core, const Op& op, DescriptorTable& table) {

@@ -19,6 +19,7 @@ EDGE_GUESTS = [
     "endless_exceptions",
     "endless_mmio",
     "exit_value",
+    "fxsave_mmio",
     "garbage",
     "garbage_random",
     "hypercall",
