@@ -121,7 +121,8 @@ class Processor {
   virtual void SetTables(const TranslationTables& tables) = 0;
   // Forgets every translation.
   virtual void FlushTlb() = 0;
-  // Forgets what it made from the contents of memory (decoded code), which somebody else changed.
+  // Forgets what it made from the contents of memory (decoded code), which somebody else changed,
+  // and every page that was lent.
   virtual void FlushContents() = 0;
 
   // What the guest's time-stamp counter is ahead of the host's monotonic clock, in nanoseconds.

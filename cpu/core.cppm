@@ -136,6 +136,8 @@ class Replay {
 
   // Memory that may be written for the page of `linear`, whatever the tables say.
   void Lend(std::uint64_t linear, std::uint64_t host);
+  // Forgets what was lent: a write there asks again.
+  inline void TakeBack() { lent_count_ = 0; }
   // Where a write to `linear` may go, or null.
   std::byte* Lent(std::uint64_t linear) const;
 

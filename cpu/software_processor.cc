@@ -416,6 +416,7 @@ void SoftwareProcessor::FlushTlb() {
 
 void SoftwareProcessor::FlushContents() {
   code_->Clear();
+  core_->replay.TakeBack();
   core_->second_stage_tlb.Flush();
   core_->FlushTranslations();
 }

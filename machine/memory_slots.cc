@@ -106,8 +106,7 @@ void SlotTable::Publish(Table table) {
   current_.store(tables_.back().get(), std::memory_order_release);
 }
 
-absl::Status SlotTable::Add(const MemorySlot& slot) {
-  const std::lock_guard lock(change_);
+absl::Status SlotTable::Insert(Table& table, const MemorySlot& slot) {
   if (slot.page_count == 0) {
     return absl::InvalidArgumentError(absl::StrFormat("slot %d: has no pages", slot.id));
   }
@@ -120,7 +119,6 @@ absl::Status SlotTable::Add(const MemorySlot& slot) {
         absl::StrFormat("slot %d: frames 0x%x and %d more reach beyond 52 address bits", slot.id,
                         slot.first.number, slot.page_count));
   }
-  Table table = *current_.load(std::memory_order_relaxed);
   for (const MemorySlot& other : table) {
     if (other.id == slot.id) {
       return absl::InvalidArgumentError(absl::StrFormat("slot %d: the id is taken", slot.id));
@@ -133,6 +131,24 @@ absl::Status SlotTable::Add(const MemorySlot& slot) {
   table.push_back(slot);
   std::sort(table.begin(), table.end(),
             [](const MemorySlot& a, const MemorySlot& b) { return a.first < b.first; });
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::Add(const MemorySlot& slot) {
+  const std::lock_guard lock(change_);
+  Table table = *current_.load(std::memory_order_relaxed);
+  if (absl::Status status = Insert(table, slot); !status.ok()) return status;
+  Publish(std::move(table));
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::Replace(const MemorySlot& slot) {
+  const std::lock_guard lock(change_);
+  Table table = *current_.load(std::memory_order_relaxed);
+  if (std::erase_if(table, [&](const MemorySlot& old) { return old.id == slot.id; }) == 0) {
+    return absl::NotFoundError(absl::StrFormat("slot %d: there is none", slot.id));
+  }
+  if (absl::Status status = Insert(table, slot); !status.ok()) return status;
   Publish(std::move(table));
   return absl::OkStatus();
 }

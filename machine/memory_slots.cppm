@@ -40,6 +40,8 @@ class SlotTable final : public GuestMemory {
   // InvalidArgument: an empty or unaligned slot, an id that is taken, frames beyond 2^40, or frames
   // that another slot has.
   absl::Status Add(const MemorySlot& slot);
+  // Puts `slot` in the place of the one with its id. NotFound for an unknown id, else as Add.
+  absl::Status Replace(const MemorySlot& slot);
   // NotFound for an unknown id. The caller flushes processors before it gives the backing up.
   absl::Status Remove(std::uint32_t id);
 
@@ -57,6 +59,7 @@ class SlotTable final : public GuestMemory {
  private:
   using Table = std::vector<MemorySlot>;  // by ascending frame
 
+  static absl::Status Insert(Table& table, const MemorySlot& slot);
   absl::Status CheckRange(Gpa gpa, std::uint64_t byte_count) const;
   void Publish(Table table);
 

@@ -79,7 +79,11 @@ std::optional<VmExit> Vcpu::RunSlice(std::uint64_t now_ns) {
   for (;;) {
     const std::uint64_t before = processor_->progress();
     const Exit exit = RunGuest(budget);
-    if (Ending ending = Handle(exit); ending.has_value()) return ending;
+    exit_epoch_.fetch_add(1);
+    Ending ending = Handle(exit);
+    exit_epoch_.fetch_add(1);
+    exit_epoch_.notify_all();
+    if (ending.has_value()) return ending;
     const std::uint64_t used = processor_->progress() - before + kInstructionsPerExit;
     if (needs_turn_ || lent_count_ != 0 || used >= budget) return std::nullopt;
     budget -= used;
@@ -270,6 +274,11 @@ void Vcpu::WaitOutOfGuest() {
   if ((epoch & 1) == 0) return;
   processor_->RequestExit();
   guest_epoch_.wait(epoch);
+}
+
+void Vcpu::WaitOutOfExit() {
+  const std::uint32_t epoch = exit_epoch_.load();
+  if ((epoch & 1) != 0) exit_epoch_.wait(epoch);
 }
 
 // -- exits

@@ -75,6 +75,8 @@ class Vcpu {
   // The same, and what it made from the contents of memory.
   void RequestContentsFlush();
   void WaitOutOfGuest();
+  // Returns once it is done with the exit that it was handling, if it was. Any other thread.
+  void WaitOutOfExit();
 
   // While no other thread is in Step.
   CpuState GetState() const;
@@ -149,6 +151,7 @@ class Vcpu {
   std::atomic<bool> suspend_requested_{false}, wake_up_requested_{false};
   std::atomic<bool> flush_requested_{false}, contents_flush_requested_{false};
   std::atomic<std::uint32_t> guest_epoch_{0};  // odd while it executes guest code
+  std::atomic<std::uint32_t> exit_epoch_{0};   // odd while it handles an exit
 
   std::atomic<std::uint64_t> exits_{0}, exits_table_fault_{0}, exits_bus_{0}, exits_halt_{0},
       interrupts_{0};

@@ -24,7 +24,6 @@ import pagesaw.machine.acpi_tables;
 import pagesaw.machine.board;
 import pagesaw.machine.clock;
 import pagesaw.machine.device;
-import pagesaw.machine.guest_ram;
 import pagesaw.machine.image_loader;
 import pagesaw.machine.memory_slots;
 import pagesaw.machine.msr_file;
@@ -66,7 +65,7 @@ absl::StatusOr<const TdpFormat*> ChooseTdpFormat(const PluginRegistry& registry,
 
 }  // namespace
 
-struct Vm::Impl final : public TlbFlusher, public SystemControl {
+struct Vm::Impl final : public TlbFlusher, public SystemControl, public MemoryUsers {
   Impl(const VmConfig& vm_config)
       : config(vm_config),
         lifecycle(config.cpu_count, config.time_limit, clock,
@@ -83,7 +82,6 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
     ended = true;
   }
 
-  absl::Status MakeMemory();
   absl::Status MakeCpus(const PluginRegistry& registry, const VmParts& parts);
   absl::Status LoadGuest();
 
@@ -105,6 +103,12 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
   void FlushContents() {
     for (auto& vcpu : vcpus) vcpu->RequestContentsFlush();
     for (auto& vcpu : vcpus) vcpu->WaitOutOfGuest();
+  }
+
+  // The first makes them ask for memory again, the second waits for those that have just asked.
+  void ForgetMemory() override {
+    FlushContents();
+    for (auto& vcpu : vcpus) vcpu->WaitOutOfExit();
   }
 
   void DebugExit(std::uint32_t value) override {
@@ -144,8 +148,7 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
   const VmConfig config;
   const HostClock clock;
   Console console;
-  std::unique_ptr<GuestRam> ram;
-  SlotTable memory;
+  VmMemory memory{*this};
   const TdpFormat* tdp_format = nullptr;
   std::unique_ptr<Board> board;
   std::unique_ptr<VmMmu> mmu;
@@ -157,21 +160,6 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl {
 };
 
 // -- making one
-
-absl::Status Vm::Impl::MakeMemory() {
-  auto made = GuestRam::Create(config.memory_bytes);
-  if (!made.ok()) return made.status();
-  ram = *std::move(made);
-  std::uint32_t id = 0;
-  for (const RamRange& range : RamLayout(config.memory_bytes)) {
-    absl::Status status = memory.Add({.id = id++,
-                                      .first = GfnOf(range.base),
-                                      .page_count = range.bytes >> kPageShift,
-                                      .host = ram->host() + range.offset});
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
 
 absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& parts) {
   const auto extension = FindExtension(registry, config.vendor);
@@ -185,14 +173,14 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
     auto processor = parts.make_processor({.index = i,
                                            .count = config.cpu_count,
                                            .extension = *extension,
-                                           .memory = &memory,
+                                           .memory = &memory.slots(),
                                            .cpu_features = config.cpu_features,
                                            .tdp = config.tdp,
                                            .first = i == 0 ? nullptr : processors[0].get()});
     if (!processor.ok()) return processor.status();
     processors.push_back(*std::move(processor));
   }
-  auto made = parts.make_mmu({.memory = &memory,
+  auto made = parts.make_mmu({.memory = &memory.slots(),
                               .flusher = this,
                               .tdp = config.tdp,
                               .tdp_format = tdp_format,
@@ -200,6 +188,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                               .vcpu_count = config.cpu_count});
   if (!made.ok()) return made.status();
   mmu = *std::move(made);
+  memory.Attach(*mmu);
 
   const unsigned physical_bits = processors[0]->paging_snapshot().features.physical_bits;
   board = std::make_unique<Board>(
@@ -223,7 +212,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                         .pic = &board->pic(),
                         .apic_bus = &board->apic_bus(),
                         .mmu = mmu.get(),
-                        .memory = &memory,
+                        .memory = &memory.slots(),
                         .tdp = config.tdp,
                         .waking_vector = [this] { return WakingVector(); },
                         .deadline_changed = [this] { Wake(0); }},
@@ -234,8 +223,8 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
 
 absl::Status Vm::Impl::LoadGuest() {
   if (config.image_path.empty()) return absl::OkStatus();
-  const auto state = LoadImageFiles(memory, config.memory_bytes, config.image_path, config.cmdline,
-                                    config.initrd_path);
+  const auto state = LoadImageFiles(memory.slots(), config.memory_bytes, config.image_path,
+                                    config.cmdline, config.initrd_path);
   if (!state.ok()) return state.status();
   vcpus[0]->SetState(*state);
   // As firmware would have; a guest without memory there does without.
@@ -250,7 +239,10 @@ absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(const VmConfig& config,
                                                std::uint64_t memory_limit_bytes) {
   if (absl::Status status = CheckVmConfig(config, memory_limit_bytes); !status.ok()) return status;
   auto impl = std::make_unique<Impl>(config);
-  if (absl::Status status = impl->MakeMemory(); !status.ok()) return status;
+  if (absl::Status status = impl->memory.MakeRam(config.memory_bytes, memory_limit_bytes);
+      !status.ok()) {
+    return status;
+  }
   if (absl::Status status = impl->MakeCpus(registry, parts); !status.ok()) return status;
   if (absl::Status status = impl->LoadGuest(); !status.ok()) return status;
   return std::unique_ptr<Vm>(new Vm(std::move(impl)));
@@ -321,7 +313,8 @@ absl::Status Vm::WriteMemory(Gpa gpa, std::span<const std::byte> bytes) {
   return absl::OkStatus();
 }
 
-std::vector<MemorySlot> Vm::MemorySlots() const { return impl_->memory.Slots(); }
+std::vector<MemorySlot> Vm::MemorySlots() const { return impl_->memory.slots().Slots(); }
+VmMemory& Vm::memory() { return impl_->memory; }
 
 // -- registers
 
@@ -399,6 +392,7 @@ absl::StatusOr<WalkReport> Vm::Walk(unsigned vcpu, std::string_view walker_name,
     return absl::NotFoundError(absl::StrFormat("walker '%s': vCPU %d of VM '%s' has only %s",
                                                walker_name, vcpu, name(), walker->name()));
   }
+  const auto hold = impl_->memory.Hold();
   WalkReport report;
   report.result = walker->Inspect(address, access, &report.trace);
   report.format = walker->format();
@@ -429,7 +423,7 @@ VmStatistics Vm::Statistics() const {
   VmStatistics statistics;
   statistics.mmu = impl_->mmu->Statistics();
   for (const auto& vcpu : impl_->vcpus) statistics.vcpus.push_back(vcpu->statistics());
-  statistics.memory_resident_bytes = impl_->ram->ResidentBytes();
+  statistics.memory_resident_bytes = impl_->memory.ResidentBytes();
   return statistics;
 }
 

@@ -26,6 +26,7 @@ export import pagesaw.machine.console;
 export import pagesaw.machine.lifecycle;
 export import pagesaw.machine.vm_config;
 export import pagesaw.machine.vm_exit;
+export import pagesaw.machine.vm_memory;
 export import pagesaw.machine.vm_parts;
 
 export namespace pagesaw {
@@ -104,6 +105,8 @@ class Vm {
   absl::Status ReadMemory(Gpa gpa, std::span<std::byte> bytes) const;
   absl::Status WriteMemory(Gpa gpa, std::span<const std::byte> bytes);
   std::vector<MemorySlot> MemorySlots() const;
+  // Slots, and what was written in them, in any state.
+  VmMemory& memory();
 
   unsigned vcpu_count() const;
   // Registers. FailedPrecondition while running; NotFound for an unknown vCPU. A state that no

@@ -3,6 +3,7 @@ module;
 #include <absl/status/statusor.h>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 module pagesaw.machine.vm_mmu;
@@ -16,6 +17,7 @@ import pagesaw.core.shadow_mmu;
 import pagesaw.core.virt_extension;
 import pagesaw.mmu.cpu_walker;
 import pagesaw.mmu.direct_mmu;
+import pagesaw.mmu.dirty_log;
 import pagesaw.mmu.guest_tables;
 import pagesaw.mmu.shadow_pages;
 import pagesaw.mmu.shadowing_mmu;
@@ -36,7 +38,7 @@ class SharedVmMmu : public VmMmu {
   SharedVmMmu(const MmuRequest& request, const SpteCodec& codec, const GuestTables* tables)
       : memory_(*request.memory), pages_(codec, *request.flusher, kShadowPageLimit, tables) {
     for (unsigned i = 0; i < request.vcpu_count; ++i) {
-      walkers_.push_back(std::make_unique<CpuWalker>(memory_));
+      walkers_.push_back(std::make_unique<CpuWalker>(memory_, &pages_.dirty_logs()));
     }
   }
 
@@ -51,6 +53,25 @@ class SharedVmMmu : public VmMmu {
   void MemoryWritten(Gpa gpa, std::uint64_t bytes) override { pages_.GuestWrote(gpa, bytes); }
 
   void ZapFrames(Gfn first, std::uint64_t count) override { pages_.SlotsChanged(first, count); }
+
+  bool KeepsDirtyBits() const override {
+    const PageFormat& format = pages_.codec().format();
+    return format.accessed_dirty && format.layout.dirty != 0;
+  }
+
+  bool StartDirtyLog(const MemorySlot& slot, DirtyLogMethod method) override {
+    return pages_.StartDirtyLog(slot, method);
+  }
+
+  void StopDirtyLog(std::uint32_t slot_id) override { pages_.StopDirtyLog(slot_id); }
+
+  std::optional<std::vector<std::uint64_t>> TakeDirtyLog(std::uint32_t slot_id) override {
+    return pages_.TakeDirtyLog(slot_id);
+  }
+
+  std::uint64_t TestAndClearYoung(Gfn first, std::uint64_t count) override {
+    return pages_.TestAndClearYoung(first, count);
+  }
 
   std::vector<ShadowPageInfo> ShadowPages(std::uint64_t after_id,
                                           unsigned max_count) const override {

@@ -5,6 +5,7 @@ module;
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 export module pagesaw.machine.vm_parts;
@@ -16,6 +17,7 @@ import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
 import pagesaw.core.virt_extension;
+import pagesaw.mmu.dirty_log;
 
 export namespace pagesaw {
 
@@ -50,6 +52,19 @@ class VmMmu {
   virtual void MemoryWritten(Gpa gpa, std::uint64_t bytes) = 0;
   // Drops what was built for `count` frames from `first`, then flushes every processor.
   virtual void ZapFrames(Gfn first, std::uint64_t count) = 0;
+
+  // Whether SPTEs keep D, so that writes can be logged by it. Any thread, as what follows.
+  virtual bool KeepsDirtyBits() const = 0;
+  // Logs writes to `slot`, by whatever means they are made. False if it is logged, or the method is
+  // not possible.
+  [[nodiscard]] virtual bool StartDirtyLog(const MemorySlot& slot, DirtyLogMethod method) = 0;
+  virtual void StopDirtyLog(std::uint32_t slot_id) = 0;
+  // Bit i % 64 of word i / 64 for each page i of the slot written since the start or the last call.
+  // Nothing if the slot is not logged.
+  virtual std::optional<std::vector<std::uint64_t>> TakeDirtyLog(std::uint32_t slot_id) = 0;
+  // How many of `count` frames from `first` were accessed since they were mapped or the last call.
+  virtual std::uint64_t TestAndClearYoung(Gfn first, std::uint64_t count) = 0;
+
   // At most `max_count` shadow pages whose ids are above `after_id`, by ascending id. Any thread.
   virtual std::vector<ShadowPageInfo> ShadowPages(std::uint64_t after_id,
                                                   unsigned max_count) const = 0;

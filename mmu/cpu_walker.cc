@@ -7,8 +7,43 @@ import pagesaw.mmu.linear_walk;
 import pagesaw.mmu.walk;
 
 namespace pagesaw {
+namespace {
 
-CpuWalker::CpuWalker(const GuestMemory& memory) : CpuWalker(memory, PagingState()) {}
+// Guest memory whose logs hear of entries that are updated, once they have been: told before, they
+// might be read between, and the next reading miss the change.
+class LoggedTableSpace : public GuestTableSpace<true> {
+ public:
+  LoggedTableSpace(const GuestMemory& memory, const DirtyLogs* logs)
+      : GuestTableSpace(memory), logs_(logs) {}
+  ~LoggedTableSpace() { Tell(); }
+  LoggedTableSpace(const LoggedTableSpace&) = delete;
+  LoggedTableSpace& operator=(const LoggedTableSpace&) = delete;
+
+  inline EntryUpdate PrepareUpdate(OutputAddress at) {
+    const EntryUpdate update = GuestTableSpace::PrepareUpdate(at);
+    if (logs_ == nullptr || update != EntryUpdate::kAllowed) return update;
+    Tell();
+    updated_ = at;
+    any_ = true;
+    return update;
+  }
+
+ private:
+  inline void Tell() {
+    if (any_) logs_->Mark(GpaOf(updated_), 1);
+  }
+
+  const DirtyLogs* logs_;
+  OutputAddress updated_ = {};
+  bool any_ = false;
+};
+
+}  // namespace
+
+CpuWalker::CpuWalker(const GuestMemory& memory, const DirtyLogs* logs)
+    : CpuWalker(memory, PagingState()) {
+  logs_ = logs;
+}
 
 CpuWalker::CpuWalker(const GuestMemory& memory, const PagingState& state)
     : memory_(&memory), state_(state), format_(MakeLegacyFormat(state)) {}
@@ -36,7 +71,7 @@ unsigned CpuWalker::root_level() const {
 }
 
 WalkResult CpuWalker::Walk(InputAddress address, Access access) {
-  GuestTableSpace<true> space(*memory_);
+  LoggedTableSpace space(*memory_, logs_);
   return WalkLinear(state_, format_, address, access, space, nullptr);
 }
 

@@ -11,6 +11,7 @@ import pagesaw.core.guest_memory;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
+import pagesaw.mmu.dirty_log;
 
 export namespace pagesaw {
 
@@ -19,8 +20,9 @@ export namespace pagesaw {
 // own.
 class CpuWalker final : public PageWalker {
  public:
-  // Walks tables in `memory`, which must outlive the walker. Without paging until Reset.
-  explicit CpuWalker(const GuestMemory& memory);
+  // Walks tables in `memory`, which must outlive the walker. Without paging until Reset. `logs`, if
+  // given, outlives it too and hears of the pages in which a walk set A or D.
+  explicit CpuWalker(const GuestMemory& memory, const DirtyLogs* logs = nullptr);
   CpuWalker(const GuestMemory& memory, const PagingState& state);
 
   // Takes `state` for what is walked from now on.
@@ -37,6 +39,7 @@ class CpuWalker final : public PageWalker {
 
  private:
   const GuestMemory* memory_;
+  const DirtyLogs* logs_ = nullptr;
   PagingState state_;
   PageFormat format_;
 };

@@ -4,6 +4,7 @@ module;
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 module pagesaw.mmu.direct_mmu;
 
@@ -13,6 +14,10 @@ import pagesaw.mmu.walk;
 
 namespace pagesaw {
 namespace {
+
+constexpr unsigned kTriesForRoom = 4;
+
+alignas(kPageBytes) constexpr std::uint64_t kEmptyTable[kSptesPerPage] = {};
 
 ShadowRole RootRole(const PageFormat& format, Level level) {
   const bool split = format.layout.splits_execute() || format.user_pages_refuse_supervisor_fetch;
@@ -36,11 +41,38 @@ std::unique_ptr<DirectMmu> DirectMmu::Make(ShadowPages& pages, const GuestMemory
 
 DirectMmu::DirectMmu(ShadowPages& pages, const GuestMemory& memory, const PageWalker& walker,
                      const ShadowRole& role, ShadowPage* root)
-    : pages_(pages), memory_(memory), walker_(walker), role_(role), root_(root) {}
+    : pages_(pages),
+      memory_(memory),
+      walker_(walker),
+      role_(role),
+      root_(root),
+      root_generation_(pages.tree_generation()) {}
 
 DirectMmu::~DirectMmu() {
   ShadowPages::Lock lock = pages_.Acquire();
-  pages_.ReleaseRoot(lock, root_);
+  if (root_ != nullptr) pages_.ReleaseRoot(lock, root_);
+}
+
+// Takes the root of the trees as they are now.
+void DirectMmu::Reload(ShadowPages::Lock& lock) {
+  if (root_ != nullptr && !pages_.IsObsolete(*root_)) return;
+  if (root_ != nullptr) pages_.ReleaseRoot(lock, std::exchange(root_, nullptr));
+  for (unsigned tries = 0; tries < kTriesForRoom && !pages_.EnsureRoom(lock); ++tries) {
+  }
+  root_ = pages_.AcquireRoot(role_);
+}
+
+OutputAddress DirectMmu::RootTable() const {
+  if (root_ != nullptr) return OutputAddress(root_->table().bits());
+  return OutputAddress(reinterpret_cast<std::uintptr_t>(kEmptyTable));
+}
+
+// Where the root cannot be had, an empty table makes the next access fault, which then says so.
+ShadowRoot DirectMmu::Root() {
+  ShadowPages::Lock lock = pages_.Acquire();
+  root_generation_ = pages_.tree_generation();
+  Reload(lock);
+  return {.table = Hpa(RootTable().bits()), .level = role_.level};
 }
 
 bool DirectMmu::Reaches(Gpa gpa) const { return gpa.bits() >> LevelShift(Above(role_.level)) == 0; }
@@ -65,6 +97,7 @@ FaultResolution DirectMmu::HandleFault(const MmuFault& fault) {
 // this access. Without the lock a table may be freed under us and become another page's: a leaf
 // found there at worst makes the guest fault again, and an MMIO SPTE says whose it is.
 std::optional<FaultOutcome> DirectMmu::ResolveUnlocked(Gpa gpa, Access access) const {
+  if (roots_obsolete() || root_ == nullptr) return std::nullopt;
   const ShadowPages::SptePlace place = pages_.FindUnlocked(*root_, InputOf(gpa));
   const std::optional<MmioSpte> mmio = pages_.codec().DecodeMmio(ShadowPages::Load(place.spte));
   if (!mmio) return pages_.RegrantUnlocked(place, access);
@@ -76,6 +109,8 @@ std::optional<FaultOutcome> DirectMmu::ResolveUnlocked(Gpa gpa, Access access) c
 // lock, what was made from the old ones.
 FaultOutcome DirectMmu::Map(ShadowPages::Lock& lock, Gpa gpa, Access access) {
   if (!pages_.EnsureRoom(lock)) return FaultOutcome::kRetry;
+  Reload(lock);
+  if (root_ == nullptr) return FaultOutcome::kOutOfMemory;
   const MemorySlot* slot = memory_.Find(GfnOf(gpa));
   if (slot == nullptr) return MarkMmio(gpa);
   if (slot->read_only && access.is_write()) return FaultOutcome::kMmio;
@@ -134,18 +169,18 @@ FaultOutcome DirectMmu::MarkMmio(Gpa gpa) {
 }
 
 WalkResult DirectMmu::Inspect(InputAddress address, Access access, WalkTrace* trace) const {
-  const WalkRequest request = {.table = OutputAddress(root_->table().bits()),
-                               .level = role_.level,
-                               .address = address,
-                               .access = access};
   HostTableSpace<false> space;
   const ShadowPages::Lock lock = pages_.Acquire();
+  const WalkRequest request = {
+      .table = RootTable(), .level = role_.level, .address = address, .access = access};
   return WalkTables<AnyLayout>(format(), request, space, trace);
 }
 
 std::vector<RootInfo> DirectMmu::Roots() const {
-  return {
-      {.root = {.table = root_->table(), .level = role_.level}, .role = role_, .current = true}};
+  const ShadowPages::Lock lock = pages_.Acquire();
+  return {{.root = {.table = Hpa(RootTable().bits()), .level = role_.level},
+           .role = role_,
+           .current = true}};
 }
 
 }  // namespace pagesaw

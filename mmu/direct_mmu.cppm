@@ -32,9 +32,8 @@ class DirectMmu final : public ShadowMmu {
   ShadowRole root_role() const override { return role_; }
   const PageWalker& walker() const override { return walker_; }
 
-  ShadowRoot Root() override { return {.table = root_->table(), .level = role_.level}; }
-  // Never: slots that change empty the tree and leave the root.
-  bool roots_obsolete() const override { return false; }
+  ShadowRoot Root() override;
+  bool roots_obsolete() const override { return pages_.tree_generation() != root_generation_; }
 
   FaultResolution HandleFault(const MmuFault& fault) override;
 
@@ -46,6 +45,8 @@ class DirectMmu final : public ShadowMmu {
   DirectMmu(ShadowPages& pages, const GuestMemory& memory, const PageWalker& walker,
             const ShadowRole& role, ShadowPage* root);
 
+  void Reload(ShadowPages::Lock& lock);
+  OutputAddress RootTable() const;
   bool Reaches(Gpa gpa) const;
   std::optional<FaultOutcome> ResolveUnlocked(Gpa gpa, Access access) const;
   FaultOutcome Map(ShadowPages::Lock& lock, Gpa gpa, Access access);
@@ -57,7 +58,9 @@ class DirectMmu final : public ShadowMmu {
   const GuestMemory& memory_;
   const PageWalker& walker_;
   const ShadowRole role_;
-  ShadowPage* const root_;
+  // Changed by the vCPU's thread under the MMU lock. Null: the host had no memory for it.
+  ShadowPage* root_;
+  std::uint64_t root_generation_;  // of the trees, when the processor was given its root
 };
 
 }  // namespace pagesaw

@@ -180,6 +180,7 @@ std::optional<std::vector<std::uint64_t>> ShadowPages::TakeDirtyLog(std::uint32_
   std::vector<std::uint64_t> words(begun->word_count());
   for (std::size_t done = 0; done < words.size(); done += kWordsAtOnce) {
     if (done != 0) {
+      flush_needed_ = true;  // for whoever comes between
       lock.unlock();
       lock.lock();
     }

@@ -19,6 +19,10 @@ namespace {
 constexpr std::size_t kRoomForFault = kMaxLevels;
 // How many pages are zapped at a time when there is no room.
 constexpr std::size_t kReclaimBatch = 32;
+// How many obsolete pages are freed under one hold of the lock.
+constexpr std::size_t kFreeBatch = 64;
+// From this many frames on, emptying all trees is cheaper than looking for those of the frames.
+constexpr std::uint64_t kManyFrames = LevelBytes(Level::kPdpt) / kPageBytes;
 constexpr std::size_t kBuckets = 4096;
 
 constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
@@ -139,19 +143,31 @@ ShadowPage* ShadowPages::Make(Gfn gfn, const ShadowRole& role) {
   if (page == nullptr) return nullptr;
   page->gfn = gfn;
   page->role = role;
-  page->id = ++last_id_;
-  page->older = newest_;
-  (newest_ != nullptr ? newest_->newer : oldest_) = page;
-  newest_ = page;
+  Append(*page);
   ++page_count_;
   ++statistics_.shadow_pages;
   ++statistics_.shadow_pages_made;
   return page;
 }
 
+// The list is by creation, and so by id.
+void ShadowPages::Append(ShadowPage& page) {
+  page.id = ++last_id_;
+  page.generation = tree_generation();
+  page.older = newest_;
+  page.newer = nullptr;
+  (newest_ != nullptr ? newest_->newer : oldest_) = &page;
+  newest_ = &page;
+}
+
+void ShadowPages::TakeOut(ShadowPage& page) {
+  (page.older != nullptr ? page.older->newer : oldest_) = page.newer;
+  (page.newer != nullptr ? page.newer->older : newest_) = page.older;
+}
+
 ShadowPage* ShadowPages::AcquireRoot(const ShadowRole& role) {
   for (ShadowPage* root : roots_) {
-    if (root->role == role) {
+    if (root->role == role && !IsObsolete(*root)) {
       ++root->root_count;
       return root;
     }
@@ -220,8 +236,7 @@ void ShadowPages::Zap(ShadowPage& page) {
   for (unsigned i = 0; i < kSptesPerPage; ++i) {
     if (Load(&page.sptes[i]) != 0) Set(page, i, 0);
   }
-  (page.older != nullptr ? page.older->newer : oldest_) = page.newer;
-  (page.newer != nullptr ? page.newer->older : newest_) = page.older;
+  TakeOut(page);
   if (page.shared) EndShadowing(page);
   page.role.invalid = true;
   flush_needed_ = true;
@@ -258,28 +273,71 @@ void ShadowPages::ZapRange(ShadowPage& page, Gfn first, std::uint64_t last) {
   }
 }
 
-void ShadowPages::NewGeneration() {
+// False if the numbers begin again: markers of long ago must not come back to life.
+bool ShadowPages::NewGeneration() {
   const auto next = static_cast<std::uint16_t>(generation() + 1);
   generation_.store(next, std::memory_order_release);
-  if (next != 0) return;
-  // The numbers begin again: markers of long ago must not come back to life.
-  for (ShadowPage* root : roots_) ZapRange(*root, Gfn{0}, ~std::uint64_t{0});
-  ZapAllShared();
+  return next != 0;
 }
 
 void ShadowPages::SlotsChanged(Gfn first, std::uint64_t count) {
   if (count == 0) return;
   Lock lock = Acquire();
-  NewGeneration();
-  const std::uint64_t last = first.number + (count - 1);
-  for (ShadowPage* root : roots_) ZapRange(*root, first, std::max(last, first.number));
-  // Rare enough not to look which of them know the frames.
-  ZapAllShared();
+  if (!NewGeneration() || count >= kManyFrames) return ZapAll(lock);
+  const std::uint64_t last = std::max(first.number + (count - 1), first.number);
+  for (ShadowPage* root : roots_) ZapRange(*root, first, last);
+  ZapSharedRange(first, last);
+  // A root table may be in memory now that was not before.
   root_epoch_.fetch_add(1, std::memory_order_release);
   Commit(lock);
 }
 
 void ShadowPages::AllSlotsChanged() { SlotsChanged(Gfn{0}, ~std::uint64_t{0}); }
+
+void ShadowPages::ZapAll() {
+  Lock lock = Acquire();
+  ZapAll(lock);
+}
+
+// Once every processor has left the guest, none enters it again with an obsolete root, and none
+// knows an obsolete page: those are freed without more flushes.
+void ShadowPages::ZapAll(Lock& lock) {
+  tree_generation_.fetch_add(1);
+  root_epoch_.fetch_add(1, std::memory_order_release);
+  flush_needed_ = true;
+  while (flush_needed_) Commit(lock);
+  const auto free_unflushed = [&] {
+    FreeZapped(std::exchange(zapped_, nullptr));
+    flush_needed_ = false;
+  };
+  while (ZapOldest(kFreeBatch, true) != 0) {
+    free_unflushed();
+    lock.unlock();
+    lock.lock();
+    while (flush_needed_) Commit(lock);  // somebody else's
+  }
+  ZapObsoleteRoots();
+  free_unflushed();
+}
+
+// Those that are empty and private stand for nothing that has changed: they count again.
+void ShadowPages::ZapObsoleteRoots() {
+  for (ShadowPage* page = oldest_; page != nullptr;) {
+    ShadowPage* const newer = page->newer;
+    if (IsObsolete(*page)) {
+      const bool keep = !page->shared && page->present_count == 0 &&
+                        std::find(roots_.begin(), roots_.end(), page) == roots_.end();
+      if (keep) {
+        TakeOut(*page);
+        Append(*page);
+      } else {
+        std::erase(roots_, page);
+        Zap(*page);
+      }
+    }
+    page = newer;
+  }
+}
 
 // Clears an SPTE that is known by its place.
 void ShadowPages::Drop(std::uint64_t* spte) {
@@ -298,22 +356,28 @@ void ShadowPages::ZapPage(ShadowPage& page) {
   Zap(page);
 }
 
-void ShadowPages::ZapAllShared() {
+// Drops what maps frames `first` to `last`, and the shadows of tables that lie there.
+void ShadowPages::ZapSharedRange(Gfn first, std::uint64_t last) {
+  for (Level level : {Level::kPt, Level::kPd, Level::kPdpt}) {
+    rmap_.ForEachIn(first, last, level, [this](Gfn, SpteList& list) {
+      while (!list.empty()) Drop(list.Some());
+    });
+  }
   for (ShadowPage* page = oldest_; page != nullptr;) {
     ShadowPage* const newer = page->newer;  // zapping a shared page zaps no other
-    if (page->shared) ZapPage(*page);
+    if (page->shadows() && page->gfn >= first && page->gfn.number <= last) ZapPage(*page);
     page = newer;
   }
 }
 
 // Tables at the bottom of their tree go first, so that old upper tables do not take everything
 // away.
-std::size_t ShadowPages::ZapOldest(std::size_t count) {
+std::size_t ShadowPages::ZapOldest(std::size_t count, bool obsolete_only) {
   std::size_t zapped = 0;
   ShadowPage* top = nullptr;
   for (ShadowPage* page = oldest_; page != nullptr && zapped < count;) {
     ShadowPage* newer = page->newer;
-    if (page->root_count == 0) {
+    if (page->root_count == 0 && (!obsolete_only || IsObsolete(*page))) {
       if (page->role.level == Level::kPt || page->present_count == 0) {
         page->shared ? ZapPage(*page) : Unlink(*page);
         ++zapped;
@@ -332,7 +396,7 @@ std::size_t ShadowPages::ZapOldest(std::size_t count) {
 
 bool ShadowPages::EnsureRoom(Lock& lock) {
   if (page_count_ + kRoomForFault <= limit_) return true;
-  ZapOldest(std::min(kReclaimBatch, limit_ / 2));
+  ZapOldest(std::min(kReclaimBatch, limit_ / 2), false);
   Commit(lock);
   return page_count_ + kRoomForFault <= limit_;
 }
@@ -342,9 +406,16 @@ void ShadowPages::Commit(Lock& lock) {
   flush_needed_ = false;
   ShadowPage* zapped = std::exchange(zapped_, nullptr);
   ++statistics_.remote_flushes;
+  const std::uint64_t flush = ++flush_count_;
+  flushes_in_flight_.push_back(flush);
   lock.unlock();
   flusher_.FlushAll();
   lock.lock();
+  std::erase(flushes_in_flight_, flush);
+  FreeZapped(zapped);
+}
+
+void ShadowPages::FreeZapped(ShadowPage* zapped) {
   while (zapped != nullptr) {
     arena_->Give(std::exchange(zapped, zapped->next_zapped));
     --page_count_;

@@ -35,6 +35,7 @@ struct ShadowPage {
   Gfn gfn = {};
   ShadowRole role = {};
   std::uint64_t id = 0;
+  std::uint64_t generation = 0;     // of the trees, when it was made
   SpteList parents = {};            // the SPTEs that link it; none for a root
   std::uint32_t present_count = 0;  // live SPTEs
   std::uint32_t root_count = 0;     // uses as a vCPU's root, current or kept for later
@@ -48,6 +49,7 @@ struct ShadowPage {
   std::uint64_t search = 0;
   std::uint64_t filled_at = 0;  // lowest level: `fill_clock` when an SPTE was last made
   std::uint8_t writes = 0;      // of the guest table that were seen since its last use
+  std::uint64_t protected_by = 0;  // the flush since which no processor can write the table unseen
   // What each SPTE was made from. Null if computed from the gfn.
   std::unique_ptr<ShadowedEntries> records = nullptr;
   ShadowPage* older = nullptr;  // in the list of all pages, by creation
@@ -100,6 +102,10 @@ class ShadowPages {
   void SlotsChanged(Gfn first, std::uint64_t count);
   // The same for every frame.
   void AllSlotsChanged();
+  // Makes every page obsolete at once, whatever it takes to free them, and returns when processors
+  // know and they are freed. Roots have to be asked for again. Takes the MMU lock, for a while at a
+  // time.
+  void ZapAll();
 
   // `bytes` bytes of guest memory from `gpa` may have changed, and can be seen. What was made from
   // guest tables there is right again, and processors have forgotten the rest, when it returns.
@@ -136,6 +142,9 @@ class ShadowPages {
   // back that were taken from it to see the next access (kFixed). Nothing if that is not all.
   std::optional<FaultOutcome> RegrantUnlocked(SptePlace place, Access access);
 
+  // Of the trees: pages of another generation are obsolete.
+  std::uint64_t tree_generation() const { return tree_generation_.load(); }
+
   // Changes whenever a page that is somebody's root has been zapped.
   std::uint64_t root_epoch() const { return root_epoch_.load(std::memory_order_acquire); }
 
@@ -148,6 +157,10 @@ class ShadowPages {
   // Makes room for a fault's worth of pages by zapping old ones if it must; may let go of `lock`
   // for a while. False if there is no room yet: the fault is to be tried again.
   [[nodiscard]] bool EnsureRoom(Lock& lock);
+  // Whether `page` is no part of the VM's trees any more. A root that is has to be let go of.
+  bool IsObsolete(const ShadowPage& page) const {
+    return page.role.invalid || page.generation != tree_generation();
+  }
   // An empty page, or null if the host has no memory or the limit is reached.
   ShadowPage* Make(Gfn gfn, const ShadowRole& role);
   // The root of `role` that starts at frame 0, made if there is none, with one more user. Null as
@@ -213,10 +226,18 @@ class ShadowPages {
 
   void Zap(ShadowPage& page);
   void ZapRange(ShadowPage& page, Gfn first, std::uint64_t last);
-  void ZapAllShared();
+  void ZapSharedRange(Gfn first, std::uint64_t last);
+  void ZapAll(Lock& lock);
+  void ZapObsoleteRoots();
+  void FreeZapped(ShadowPage* zapped);
+  std::uint64_t FlushesDone() const {
+    return flushes_in_flight_.empty() ? flush_count_ : flushes_in_flight_.front() - 1;
+  }
+  void Append(ShadowPage& page);
+  void TakeOut(ShadowPage& page);
   void Unlink(ShadowPage& page);
   void Drop(std::uint64_t* spte);
-  std::size_t ZapOldest(std::size_t count);
+  std::size_t ZapOldest(std::size_t count, bool obsolete_only);
 
   ShadowPage*& Bucket(Gfn gfn);
   template <typename Visit>
@@ -246,7 +267,7 @@ class ShadowPages {
   bool CouldBeLarge(const MemorySlot& slot, Gfn gfn, Level level) const;
   void ZapSmallPages(ShadowPage& page, const MemorySlot& slot, Gfn first, std::uint64_t last);
   void RecoverLargePages(Lock& lock, const MemorySlot& slot);
-  void NewGeneration();
+  bool NewGeneration();
   void Count(std::uint64_t spte, Level level, std::uint64_t change);
 
   const SpteCodec codec_;
@@ -254,6 +275,7 @@ class ShadowPages {
   const std::size_t limit_;
   FaultCounters counters_;
   std::atomic<std::uint16_t> generation_ = 0;
+  std::atomic<std::uint64_t> tree_generation_ = 0;
 
   mutable std::mutex mutex_;
   std::unique_ptr<Arena> arena_;
@@ -273,6 +295,9 @@ class ShadowPages {
   ShadowPage* newest_ = nullptr;
   ShadowPage* zapped_ = nullptr;  // gone from their tree, perhaps still known to a processor
   bool flush_needed_ = false;
+  std::uint64_t flush_count_ = 0;  // begun
+  // Those that have been begun and are not done, ascending.
+  std::vector<std::uint64_t> flushes_in_flight_;
   std::uint64_t last_id_ = 0;
   std::size_t page_count_ = 0;  // in trees or zapped
   MmuStatistics statistics_;    // all but the fault counters

@@ -62,7 +62,10 @@ void ShadowPages::ForEachShadow(Gfn gfn, Visit visit) const {
 
 ShadowPage* ShadowPages::FindOrMake(Gfn gfn, const ShadowRole& role) {
   for (ShadowPage* page = Bucket(gfn); page != nullptr; page = page->next_in_bucket) {
-    if (page->gfn == gfn && page->role == role) return page;
+    if (page->gfn != gfn || page->role != role || IsObsolete(*page)) continue;
+    // Whoever made it has not seen to it yet that no processor can write the table unseen.
+    if (page->protected_by > FlushesDone()) flush_needed_ = true;
+    return page;
   }
   std::unique_ptr<ShadowedEntries> records;
   if (!role.direct) {
@@ -93,6 +96,7 @@ void ShadowPages::BeginShadowing(ShadowPage& page) {
     ++shadowed_in_[BlockIndex(level)][BlockOf(page.gfn, level)];
   }
   WriteProtectFrame(page.gfn);
+  if (flush_needed_) page.protected_by = flush_count_ + 1;
 }
 
 // A walk that sets A or D in one entry tells nobody. It may not change what another one says, as it
@@ -161,6 +165,8 @@ void ShadowPages::WriteProtectFrame(Gfn gfn) {
       if (codec_.IsWritable(old)) flush_needed_ = true;
     });
   }
+  // An SPTE that is gone already, or protected, may still be in some TLB.
+  if (!flushes_in_flight_.empty()) flush_needed_ = true;
   ForEachShadow(gfn, [](ShadowPage& page) { page.frame_writable = false; });
 }
 

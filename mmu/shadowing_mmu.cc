@@ -150,9 +150,10 @@ ShadowPage* ShadowingMmu::MakeRoot(ShadowPages::Lock& lock, const RootKey& key) 
 // Makes the root of `key` the current one, from the cache if it is there.
 void ShadowingMmu::SwitchRoot(ShadowPages::Lock& lock, const RootKey& key) {
   for (CachedRoot& root : previous_) {
-    if (root.page != nullptr && root.page->role.invalid) Release(lock, root);
+    if (root.page != nullptr && pages_.IsObsolete(*root.page)) Release(lock, root);
   }
-  if (current_.page != nullptr && (current_.page->role.invalid || current_.page == empty_root_)) {
+  if (current_.page != nullptr &&
+      (pages_.IsObsolete(*current_.page) || current_.page == empty_root_)) {
     Release(lock, current_);
   }
   const std::uint16_t pcid = state_.pcid();
