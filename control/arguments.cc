@@ -20,6 +20,7 @@ namespace {
 
 constexpr std::string_view kVms = "vms/";
 constexpr std::string_view kVcpus = "/vcpus/";
+constexpr std::string_view kSlots = "/slots/";
 constexpr std::string_view kFormats = "formats/";
 
 // `value` is a client's: unprintable and endless ones are cut down.
@@ -37,12 +38,28 @@ bool IsVmId(std::string_view id) {
          });
 }
 
-std::optional<unsigned> VcpuNumber(std::string_view digits) {
+std::optional<unsigned> NumberOf(std::string_view digits) {
   unsigned number = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
   const bool padded = digits.size() > 1 && digits.front() == '0';
   if (error != std::errc() || end != digits.data() + digits.size() || padded) return std::nullopt;
   return number;
+}
+
+// The parts of `vms/{vm}` with a numbered resource of the VM behind it.
+struct NumberedName {
+  std::string vm;
+  unsigned number = 0;
+};
+std::optional<NumberedName> PartsOf(std::string_view name, std::string_view collection) {
+  const std::size_t middle = name.find(collection);
+  if (!name.starts_with(kVms) || middle == std::string_view::npos || middle <= kVms.size()) {
+    return std::nullopt;
+  }
+  const std::string_view vm = name.substr(kVms.size(), middle - kVms.size());
+  const auto number = NumberOf(name.substr(middle + collection.size()));
+  if (!IsVmId(vm) || !number) return std::nullopt;
+  return NumberedName{std::string(vm), *number};
 }
 
 std::string HexText(std::uint64_t value) { return absl::StrCat("0x", absl::Hex(value)); }
@@ -57,13 +74,13 @@ absl::StatusOr<std::string> ParseVmName(std::string_view name) {
 }
 
 absl::StatusOr<VcpuName> ParseVcpuName(std::string_view name) {
-  const std::size_t middle = name.find(kVcpus);
-  if (name.starts_with(kVms) && middle != std::string_view::npos && middle > kVms.size()) {
-    const std::string_view vm = name.substr(kVms.size(), middle - kVms.size());
-    const auto vcpu = VcpuNumber(name.substr(middle + kVcpus.size()));
-    if (IsVmId(vm) && vcpu) return VcpuName{std::string(vm), *vcpu};
-  }
+  if (const auto parts = PartsOf(name, kVcpus)) return VcpuName{parts->vm, parts->number};
   return Refuse("name", name, "be 'vms/{vm}/vcpus/{vcpu}', as in vms/a/vcpus/0");
+}
+
+absl::StatusOr<SlotName> ParseSlotName(std::string_view name) {
+  if (const auto parts = PartsOf(name, kSlots)) return SlotName{parts->vm, parts->number};
+  return Refuse("name", name, "be 'vms/{vm}/slots/{slot}', as in vms/a/slots/1");
 }
 
 absl::StatusOr<std::string> ParseFormatName(std::string_view name) {
@@ -74,6 +91,10 @@ absl::StatusOr<std::string> ParseFormatName(std::string_view name) {
 }
 
 std::string VmResourceName(std::string_view vm) { return std::string(kVms) + std::string(vm); }
+
+std::string SlotResourceName(std::string_view vm, std::uint32_t slot) {
+  return absl::StrCat(VmResourceName(vm), std::string(kSlots), slot);
+}
 
 std::string FormatResourceName(std::string_view format) {
   return std::string(kFormats) + std::string(format);

@@ -23,10 +23,18 @@ struct VcpuName {
 };
 absl::StatusOr<VcpuName> ParseVcpuName(std::string_view name);
 
+// `vms/{vm}/slots/{slot}`: both parts.
+struct SlotName {
+  std::string vm;
+  std::uint32_t slot = 0;
+};
+absl::StatusOr<SlotName> ParseSlotName(std::string_view name);
+
 // `formats/{format}`: the last part.
 absl::StatusOr<std::string> ParseFormatName(std::string_view name);
 
 std::string VmResourceName(std::string_view vm);
+std::string SlotResourceName(std::string_view vm, std::uint32_t slot);
 std::string FormatResourceName(std::string_view format);
 
 // Refuses an address that an instruction could not form in this paging state: one that is not

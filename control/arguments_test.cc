@@ -18,6 +18,11 @@ TEST(ResourceName, TakesWellFormedNames) {
   ASSERT_TRUE(vcpu.ok()) << vcpu.status();
   EXPECT_EQ(vcpu->vm, "a");
   EXPECT_EQ(vcpu->vcpu, 12u);
+  const auto slot = ParseSlotName("vms/a/slots/7");
+  ASSERT_TRUE(slot.ok()) << slot.status();
+  EXPECT_EQ(slot->vm, "a");
+  EXPECT_EQ(slot->slot, 7u);
+  EXPECT_EQ(SlotResourceName("a", 7), "vms/a/slots/7");
 }
 
 class ResourceNameRefuses : public testing::TestWithParam<std::string> {};
@@ -42,6 +47,7 @@ INSTANTIATE_TEST_SUITE_P(Names, ResourceNameRefuses,
 TEST(ResourceName, RefusesMalformedVcpuNumbers) {
   for (const char* number : {"", "x", "-1", "01", "1/", "99999999999", "+1"}) {
     EXPECT_FALSE(ParseVcpuName(std::string("vms/a/vcpus/") + number).ok()) << number;
+    EXPECT_FALSE(ParseSlotName(std::string("vms/a/slots/") + number).ok()) << number;
   }
 }
 

@@ -82,6 +82,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& addres
   std::unique_ptr<Server> server(new Server(*path));
   server->vm_service_ = MakeVmService(vms, server->tokens_);
   server->mmu_service_ = MakeMmuService(vms, registry, server->tokens_);
+  server->memory_service_ = MakeMemoryService(vms);
 
   grpc::ResourceQuota quota("pagesaw");
   quota.SetMaxThreads(kMaxThreads);
@@ -91,6 +92,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& addres
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &bound);
   builder.RegisterService(server->vm_service_.get());
   builder.RegisterService(server->mmu_service_.get());
+  builder.RegisterService(server->memory_service_.get());
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr || bound == 0) {
     return absl::FailedPreconditionError(absl::StrCat(address, ": cannot listen there"));

@@ -21,6 +21,7 @@ namespace pagesaw {
 std::unique_ptr<grpc::Service> MakeVmService(VmManager& vms, const PageTokens& tokens);
 std::unique_ptr<grpc::Service> MakeMmuService(VmManager& vms, const PluginRegistry& registry,
                                               const PageTokens& tokens);
+std::unique_ptr<grpc::Service> MakeMemoryService(VmManager& vms);
 
 }  // namespace pagesaw
 
@@ -48,6 +49,7 @@ class Server {
   PageTokens tokens_;
   std::unique_ptr<grpc::Service> vm_service_;
   std::unique_ptr<grpc::Service> mmu_service_;
+  std::unique_ptr<grpc::Service> memory_service_;
   std::unique_ptr<grpc::Server> server_;
 };
 

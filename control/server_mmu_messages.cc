@@ -196,6 +196,7 @@ void Fill(v1::Statistics& message, const VmStatistics& statistics) {
   const MmuStatistics& mmu = statistics.mmu;
   message.set_fault_count(Count(mmu.faults));
   message.set_fault_fixed_count(Count(mmu.faults_fixed));
+  message.set_fault_fixed_unlocked_count(Count(mmu.faults_fixed_unlocked));
   message.set_fault_spurious_count(Count(mmu.faults_spurious));
   message.set_fault_mmio_count(Count(mmu.faults_mmio));
   message.set_fault_guest_count(Count(mmu.faults_guest));

@@ -59,7 +59,7 @@ absl::StatusOr<MemorySlot> VmMemory::Find(std::uint32_t id) const {
 }
 
 absl::Status VmMemory::CheckNotRam(std::uint32_t id) const {
-  if (id >= ram_slots_) return absl::OkStatus();
+  if (!IsRam(id)) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrFormat("slot %d: it is RAM that the VM was made with, which stays where it is", id));
 }
@@ -122,10 +122,7 @@ absl::Status VmMemory::Delete(std::uint32_t id) {
   if (!slot.ok()) return slot.status();
   if (absl::Status status = CheckNotRam(id); !status.ok()) return status;
   if (absl::Status status = slots_.Remove(id); !status.ok()) return status;
-  {
-    const std::lock_guard logs(logs_mutex_);
-    if (logs_.erase(id) != 0) mmu_->StopDirtyLog(id);
-  }
+  if (ForgetLog(id)) mmu_->StopDirtyLog(id);
   Changed(*slot);
   // Nobody can reach it any more but who reads memory right now.
   const std::lock_guard use(backings_);
@@ -186,11 +183,16 @@ absl::StatusOr<DirtyLogMethod> VmMemory::StartDirtyLog(std::uint32_t id,
   return chosen;
 }
 
+// False if there is none.
+bool VmMemory::ForgetLog(std::uint32_t id) {
+  const std::lock_guard logs(logs_mutex_);
+  return logs_.erase(id) != 0;
+}
+
 absl::Status VmMemory::StopDirtyLog(std::uint32_t id) {
   const std::lock_guard lock(change_);
   if (const auto slot = Find(id); !slot.ok()) return slot.status();
-  const std::lock_guard logs(logs_mutex_);
-  if (logs_.erase(id) == 0) {
+  if (!ForgetLog(id)) {
     return absl::FailedPreconditionError(absl::StrFormat("slot %d: is not logged", id));
   }
   mmu_->StopDirtyLog(id);

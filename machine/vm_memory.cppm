@@ -75,6 +75,9 @@ class VmMemory {
   // For whoever reads the guest's memory by host addresses, on a thread that is no vCPU's.
   std::shared_lock<std::shared_mutex> Hold() const { return std::shared_lock(backings_); }
 
+  absl::StatusOr<MemorySlot> Find(std::uint32_t id) const;
+  bool IsRam(std::uint32_t id) const { return id < ram_slots_; }
+
   // A slot of zeroes. InvalidArgument: an id or frames that are taken, sizes and addresses that are
   // no multiples of 4096 or out of reach. ResourceExhausted: the limit, or the host.
   absl::StatusOr<MemorySlot> Add(const NewSlot& slot);
@@ -98,9 +101,9 @@ class VmMemory {
   absl::StatusOr<std::uint64_t> TakeWorkingSet(std::uint32_t id);
 
  private:
-  absl::StatusOr<MemorySlot> Find(std::uint32_t id) const;
   absl::Status CheckPlace(std::uint32_t id, Gpa base, std::uint64_t bytes) const;
   absl::Status CheckNotRam(std::uint32_t id) const;
+  bool ForgetLog(std::uint32_t id);
   void Changed(const MemorySlot& slot);
 
   MemoryUsers& users_;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <string_view>
@@ -220,6 +221,39 @@ TEST_P(DirectMmuTest, TouchingEverywhereStaysWithinTheLimitAndMakesProgress) {
   }
   EXPECT_EQ(Fault(0x1000, kRead), FaultOutcome::kFixed);
   EXPECT_GT(flusher_.count, 0u);
+}
+
+TEST_P(DirectMmuTest, ZappingAllFreesEveryPageAndAsksForANewRoot) {
+  memory_.AddSlot(Gpa(0), 64 * kMib);
+  auto second = DirectMmu::Make(*pages_, memory_, walker_, Level::kPml4);
+  ASSERT_EQ(Fault(0x1000, kWrite), FaultOutcome::kFixed);
+  const Hpa old = mmu_->Root().table;
+  EXPECT_FALSE(mmu_->roots_obsolete());
+  pages_->ZapAll();
+  EXPECT_EQ(flusher_.count, 1u) << "one flush, however many pages";
+  EXPECT_EQ(pages_->Statistics().pages_2m, 0u);
+  EXPECT_EQ(pages_->Statistics().shadow_pages, 0u);
+  for (ShadowMmu* mmu :
+       {static_cast<ShadowMmu*>(mmu_.get()), static_cast<ShadowMmu*>(second.get())}) {
+    EXPECT_TRUE(mmu->roots_obsolete());
+    EXPECT_FALSE(mmu->Inspect(InputAddress(0x1000), kRead, nullptr));
+    EXPECT_NE(mmu->Root().table, old);
+    EXPECT_FALSE(mmu->roots_obsolete());
+  }
+  EXPECT_EQ(second->Root().table, mmu_->Root().table);
+  EXPECT_EQ(Fault(0x1000, kWrite), FaultOutcome::kFixed);
+  EXPECT_EQ(pages_->Audit(), std::nullopt);
+}
+
+// A fault that is handled before the processor has asked for its new root is not lost.
+TEST_P(DirectMmuTest, FaultsOnAnObsoleteRootAreFixedOnTheNewOne) {
+  memory_.AddSlot(Gpa(0), kMib);
+  ASSERT_EQ(Fault(0x1000, kRead), FaultOutcome::kFixed);
+  pages_->ZapAll();
+  EXPECT_EQ(Fault(0x1000, kRead), FaultOutcome::kFixed);
+  EXPECT_TRUE(mmu_->roots_obsolete()) << "the processor has still the old one";
+  static_cast<void>(mmu_->Root());
+  EXPECT_TRUE(Inspect(0x1000, kRead));
 }
 
 TEST_P(DirectMmuTest, GenerationsMayWrapAround) {

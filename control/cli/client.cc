@@ -7,6 +7,7 @@
 #include <string>
 
 #include "control/grpc_status.h"
+#include "pagesaw/control/v1/memory_service.grpc.pb.h"
 #include "pagesaw/control/v1/mmu_service.grpc.pb.h"
 #include "pagesaw/control/v1/vm_service.grpc.pb.h"
 
@@ -16,6 +17,7 @@ namespace v1 = control::v1;
 struct Client::Stubs {
   std::unique_ptr<v1::VmService::Stub> vm;
   std::unique_ptr<v1::MmuService::Stub> mmu;
+  std::unique_ptr<v1::MemoryService::Stub> memory;
 };
 
 namespace {
@@ -38,6 +40,7 @@ Client::Client(const std::string& endpoint) : stubs_(std::make_unique<Stubs>()) 
   const auto channel = grpc::CreateChannel(endpoint, grpc::InsecureChannelCredentials());
   stubs_->vm = v1::VmService::NewStub(channel);
   stubs_->mmu = v1::MmuService::NewStub(channel);
+  stubs_->memory = v1::MemoryService::NewStub(channel);
 }
 
 Client::~Client() = default;
@@ -108,6 +111,36 @@ absl::StatusOr<v1::ListShadowPagesResponse> Client::Call(
 }
 absl::StatusOr<v1::Statistics> Client::Call(const v1::GetStatisticsRequest& request) {
   return Unary(*stubs_->mmu, &v1::MmuService::Stub::GetStatistics, request);
+}
+
+absl::StatusOr<v1::ListMemorySlotsResponse> Client::Call(
+    const v1::ListMemorySlotsRequest& request) {
+  return Unary(*stubs_->memory, &v1::MemoryService::Stub::ListMemorySlots, request);
+}
+absl::StatusOr<v1::MemorySlot> Client::Call(const v1::AddMemorySlotRequest& request) {
+  return Unary(*stubs_->memory, &v1::MemoryService::Stub::AddMemorySlot, request);
+}
+absl::StatusOr<v1::DeleteMemorySlotResponse> Client::Call(
+    const v1::DeleteMemorySlotRequest& request) {
+  return Unary(*stubs_->memory, &v1::MemoryService::Stub::DeleteMemorySlot, request);
+}
+absl::StatusOr<v1::MemorySlot> Client::Call(const v1::MoveMemorySlotRequest& request) {
+  return Unary(*stubs_->memory, &v1::MemoryService::Stub::MoveMemorySlot, request);
+}
+absl::StatusOr<v1::MemorySlot> Client::Call(const v1::UpdateMemorySlotRequest& request) {
+  return Unary(*stubs_->memory, &v1::MemoryService::Stub::UpdateMemorySlot, request);
+}
+absl::StatusOr<v1::MemorySlot> Client::Call(const v1::StartDirtyLogRequest& request) {
+  return Unary(*stubs_->memory, &v1::MemoryService::Stub::StartDirtyLog, request);
+}
+absl::StatusOr<v1::DirtyLog> Client::Call(const v1::TakeDirtyLogRequest& request) {
+  return Unary(*stubs_->memory, &v1::MemoryService::Stub::TakeDirtyLog, request);
+}
+absl::StatusOr<v1::MemorySlot> Client::Call(const v1::StopDirtyLogRequest& request) {
+  return Unary(*stubs_->memory, &v1::MemoryService::Stub::StopDirtyLog, request);
+}
+absl::StatusOr<v1::WorkingSet> Client::Call(const v1::TakeWorkingSetRequest& request) {
+  return Unary(*stubs_->memory, &v1::MemoryService::Stub::TakeWorkingSet, request);
 }
 
 absl::Status Client::StreamConsole(

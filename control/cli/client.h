@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "pagesaw/control/v1/memory_service.pb.h"
 #include "pagesaw/control/v1/mmu_service.pb.h"
 #include "pagesaw/control/v1/vm_service.pb.h"
 
@@ -53,6 +54,18 @@ class Client {
   absl::StatusOr<control::v1::ListShadowPagesResponse> Call(
       const control::v1::ListShadowPagesRequest& request);
   absl::StatusOr<control::v1::Statistics> Call(const control::v1::GetStatisticsRequest& request);
+
+  absl::StatusOr<control::v1::ListMemorySlotsResponse> Call(
+      const control::v1::ListMemorySlotsRequest& request);
+  absl::StatusOr<control::v1::MemorySlot> Call(const control::v1::AddMemorySlotRequest& request);
+  absl::StatusOr<control::v1::DeleteMemorySlotResponse> Call(
+      const control::v1::DeleteMemorySlotRequest& request);
+  absl::StatusOr<control::v1::MemorySlot> Call(const control::v1::MoveMemorySlotRequest& request);
+  absl::StatusOr<control::v1::MemorySlot> Call(const control::v1::UpdateMemorySlotRequest& request);
+  absl::StatusOr<control::v1::MemorySlot> Call(const control::v1::StartDirtyLogRequest& request);
+  absl::StatusOr<control::v1::DirtyLog> Call(const control::v1::TakeDirtyLogRequest& request);
+  absl::StatusOr<control::v1::MemorySlot> Call(const control::v1::StopDirtyLogRequest& request);
+  absl::StatusOr<control::v1::WorkingSet> Call(const control::v1::TakeWorkingSetRequest& request);
 
   // Hands each message to `on_message` until the stream ends or that returns false.
   absl::Status StreamConsole(

@@ -50,6 +50,7 @@ std::vector<Command> RunCommands();
 std::vector<Command> VmCommands();
 std::vector<Command> ConsoleCommands();
 std::vector<Command> MemoryCommands();
+std::vector<Command> SlotCommands();
 std::vector<Command> RegisterCommands();
 std::vector<Command> WalkCommands();
 std::vector<Command> ShadowCommands();
