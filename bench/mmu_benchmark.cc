@@ -19,6 +19,7 @@ import pagesaw.core.paging_state;
 import pagesaw.core.shadow_mmu;
 import pagesaw.mmu.cpu_walker;
 import pagesaw.mmu.direct_mmu;
+import pagesaw.mmu.dirty_log;
 import pagesaw.mmu.guest_tables;
 import pagesaw.mmu.kvm_translator;
 import pagesaw.mmu.shadow_pages;
@@ -185,6 +186,104 @@ void SpuriousDirectFault(benchmark::State& state) {
 }
 BENCHMARK(SpuriousDirectFault);
 
+// First writes to pages that a log protects, one page after another. `locked`: fixed as if there
+// were no fast path, by mapping the page anew.
+void FirstLoggedWrite(benchmark::State& state, bool locked) {
+  constexpr std::uint64_t kBytes = 64 * kMib;
+  NoFlusher flusher;
+  TestMemory memory;
+  const MemorySlot slot =
+      memory.AddSlotOver(Gpa(0), kBytes, reinterpret_cast<std::byte*>(0x7000'0000'1000));
+  CpuWalker walker(memory);
+  ShadowPages pages(SpteCodec(MakeEpt(47)), flusher, 10'000);
+  const auto mmu = DirectMmu::Make(pages, memory, walker, Level::kPml4);
+  const auto write = [&](std::uint64_t address) {
+    const FaultResolution resolution = mmu->HandleFault(
+        {.address = InputAddress(address), .access = Access::Write(Privilege::kUser)});
+    benchmark::DoNotOptimize(resolution.outcome);
+  };
+  bool started = pages.StartDirtyLog(slot, DirtyLogMethod::kWriteProtect);
+  benchmark::DoNotOptimize(started);
+  for (std::uint64_t address = 0; address < kBytes; address += kPageBytes) write(address);
+  std::uint64_t address = kBytes;
+  for ([[maybe_unused]] auto _ : state) {
+    if (address == kBytes) {
+      state.PauseTiming();
+      static_cast<void>(pages.TakeDirtyLog(slot.id));
+      if (locked) pages.SlotsChanged(slot.first, slot.page_count);
+      address = 0;
+      state.ResumeTiming();
+    }
+    write(address);
+    address += kPageBytes;
+  }
+}
+BENCHMARK_CAPTURE(FirstLoggedWrite, fast, false);
+BENCHMARK_CAPTURE(FirstLoggedWrite, locked, true);
+
+// Taking the log of a slot of 1 GiB that is mapped by 4 KiB pages, of which every `range`-th was
+// written. Also counts the bytes of SPTE tables for each page mapped.
+void TakeDirtyLogOf1Gib(benchmark::State& state, DirtyLogMethod method) {
+  constexpr std::uint64_t kBytes = 1024 * kMib;
+  NoFlusher flusher;
+  TestMemory memory;
+  const MemorySlot slot =
+      memory.AddSlotOver(Gpa(0), kBytes, reinterpret_cast<std::byte*>(0x7000'0000'1000));
+  CpuWalker walker(memory);
+  ShadowPages pages(SpteCodec(MakeEpt(47)), flusher, 10'000);
+  const auto mmu = DirectMmu::Make(pages, memory, walker, Level::kPml4);
+  bool started = pages.StartDirtyLog(slot, method);
+  benchmark::DoNotOptimize(started);
+  const auto access = [&](std::uint64_t address, Access access) {
+    static_cast<void>(mmu->HandleFault({.address = InputAddress(address), .access = access}));
+  };
+  for (std::uint64_t address = 0; address < kBytes; address += kPageBytes) {
+    access(address, Access::Write(Privilege::kUser));
+  }
+  static_cast<void>(pages.TakeDirtyLog(slot.id));
+  const auto step = static_cast<std::uint64_t>(state.range(0)) * kPageBytes;
+  for ([[maybe_unused]] auto _ : state) {
+    state.PauseTiming();
+    for (std::uint64_t address = 0; address < kBytes; address += step) {
+      // By D bits, a walk would set them; the host's writes cost the same to take.
+      if (method == DirtyLogMethod::kDirtyBits) pages.GuestWrote(Gpa(address), 1);
+      access(address, Access::Write(Privilege::kUser));
+    }
+    state.ResumeTiming();
+    benchmark::DoNotOptimize(pages.TakeDirtyLog(slot.id));
+  }
+  const MmuStatistics statistics = pages.Statistics();
+  state.counters["table_bytes_per_page"] = static_cast<double>(statistics.shadow_pages) *
+                                           kPageBytes / static_cast<double>(statistics.pages_4k);
+}
+BENCHMARK_CAPTURE(TakeDirtyLogOf1Gib, by_write_protection, DirtyLogMethod::kWriteProtect)
+    ->Arg(1)
+    ->Arg(64)
+    ->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(TakeDirtyLogOf1Gib, by_dirty_bits, DirtyLogMethod::kDirtyBits)
+    ->Arg(64)
+    ->Unit(benchmark::kMicrosecond);
+
+// Making all of a tree that maps 1 GiB by 4 KiB pages obsolete, and freeing it.
+void ZapAllOf1Gib(benchmark::State& state) {
+  constexpr std::uint64_t kBytes = 1024 * kMib;
+  NoFlusher flusher;
+  TestMemory memory;
+  memory.AddSlotOver(Gpa(0), kBytes, reinterpret_cast<std::byte*>(0x7000'0000'1000));
+  CpuWalker walker(memory);
+  ShadowPages pages(SpteCodec(MakeEpt(47)), flusher, 10'000);
+  const auto mmu = DirectMmu::Make(pages, memory, walker, Level::kPml4);
+  for ([[maybe_unused]] auto _ : state) {
+    state.PauseTiming();
+    for (std::uint64_t address = 0; address < kBytes; address += kPageBytes) {
+      static_cast<void>(mmu->HandleFault(
+          {.address = InputAddress(address), .access = Access::Write(Privilege::kUser)}));
+    }
+    state.ResumeTiming();
+    pages.ZapAll();
+  }
+}
+BENCHMARK(ZapAllOf1Gib)->Unit(benchmark::kMicrosecond);
 // -- shadow paging
 
 // A guest of 4-level paging whose tables map 256 MiB by 4 KiB pages, and a second root beside.

@@ -113,6 +113,7 @@ void Fill(v1::VmConfig& message, const VmConfig& config) {
   message.set_cpu_features(config.cpu_features);
   message.set_execute_split(SplitOf(config.execute_split));
   message.set_time_limit_ms(config.time_limit.count());
+  message.set_spte_accessed_dirty_off(!config.spte_accessed_dirty);
 }
 
 void Fill(v1::Segment& message, const Segment& segment) {
@@ -169,6 +170,7 @@ absl::StatusOr<VmConfig> ConfigOf(const v1::CreateVmRequest& request) {
   config.initrd_path = wish.initrd_path();
   config.cpu_features = wish.cpu_features();
   config.time_limit = std::chrono::milliseconds(wish.time_limit_ms());
+  config.spte_accessed_dirty = !wish.spte_accessed_dirty_off();
   if (wish.execute_split() == v1::VmConfig::EXECUTE_SPLIT_ON) {
     config.execute_split = ExecuteSplit::kOn;
   } else if (wish.execute_split() == v1::VmConfig::EXECUTE_SPLIT_OFF) {

@@ -184,6 +184,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                               .flusher = this,
                               .tdp = config.tdp,
                               .tdp_format = tdp_format,
+                              .accessed_dirty = config.spte_accessed_dirty,
                               .features = processors[0]->paging_snapshot().features,
                               .vcpu_count = config.cpu_count});
   if (!made.ok()) return made.status();

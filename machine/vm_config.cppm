@@ -23,6 +23,8 @@ struct VmConfig {
   unsigned cpu_count = 1;
   bool tdp = true;  // two-stage translation
   ExecuteSplit execute_split = ExecuteSplit::kAuto;
+  // A and D are kept in second-stage SPTEs. Without, first accesses and writes are seen by faults.
+  bool spte_accessed_dirty = true;
   std::string image_path;                   // empty: no image; registers are as after RESET
   std::string cmdline;                      // for the image, without its name
   std::string initrd_path;                  // empty: none

@@ -111,6 +111,7 @@ TEST_F(VmTest, LeavesNothingBehindWhenCreationFails) {
   using enum absl::StatusCode;
   EXPECT_EQ(fails([](VmConfig& c) { c.vendor = "nobody"; }), kInvalidArgument);
   EXPECT_EQ(fails([](VmConfig& c) { c.execute_split = ExecuteSplit::kOn; }), kFailedPrecondition);
+  EXPECT_EQ(fails([](VmConfig& c) { c.spte_accessed_dirty = c.tdp = false; }), kFailedPrecondition);
   EXPECT_EQ(fails([](VmConfig& c) { c.cpu_features = "+x"; }), kInvalidArgument);
   EXPECT_EQ(fails([](VmConfig& c) { c.memory_bytes = std::uint64_t{2} << 30; }),
             kResourceExhausted);

@@ -1,6 +1,7 @@
 module;
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>
+#include <absl/strings/str_cat.h>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -87,10 +88,16 @@ class SharedVmMmu : public VmMmu {
   std::vector<std::unique_ptr<CpuWalker>> walkers_;
 };
 
+PageFormat SpteFormat(const MmuRequest& request) {
+  PageFormat format = request.tdp_format->make(kHostPhysicalBits);
+  format.accessed_dirty = format.accessed_dirty && request.accessed_dirty;
+  return format;
+}
+
 class DirectVmMmu final : public SharedVmMmu {
  public:
   explicit DirectVmMmu(const MmuRequest& request)
-      : SharedVmMmu(request, SpteCodec(request.tdp_format->make(kHostPhysicalBits)), nullptr),
+      : SharedVmMmu(request, SpteCodec(SpteFormat(request)), nullptr),
         root_level_(request.tdp_format->root_level) {}
 
   std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) override {
@@ -118,6 +125,16 @@ class ShadowingVmMmu final : public SharedVmMmu {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<VmMmu>> MakeVmMmu(const MmuRequest& request) {
+  // EPT has a control for them, other formats have none. [intel/vol3] "Accessed and Dirty Flags for
+  // EPT"; [amd/vol2] "Nested Paging", "Accessed and Dirty Bits"
+  const bool can_do_without =
+      request.tdp && request.tdp_format->make(kHostPhysicalBits).layout.read != 0;
+  if (!request.accessed_dirty && !can_do_without) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("SPTEs without A and D: ",
+                     request.tdp ? "format '" + request.tdp_format->name + "' always keeps them"
+                                 : "shadow paging always keeps them"));
+  }
   if (!request.tdp) return std::make_unique<ShadowingVmMmu>(request);
   return std::make_unique<DirectVmMmu>(request);
 }

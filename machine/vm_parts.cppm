@@ -76,7 +76,8 @@ struct MmuRequest {
   TlbFlusher* flusher = nullptr;          // outlives the VmMmu
   bool tdp = true;                        // false: the guest's own tables are shadowed
   const TdpFormat* tdp_format = nullptr;  // of the SPTEs if `tdp`
-  PagingFeatures features = {};           // of the processors
+  bool accessed_dirty = true;    // false: SPTEs keep no A and D; FailedPrecondition if they must
+  PagingFeatures features = {};  // of the processors
   unsigned vcpu_count = 1;
 };
 

@@ -58,6 +58,10 @@ absl::Status SetChoices(const ParsedCommand& parsed, v1::VmConfig& config) {
                                                            v1::VmConfig::EXECUTE_SPLIT_ON,
                                                            v1::VmConfig::EXECUTE_SPLIT_OFF};
   config.set_execute_split(kSplits[*split]);
+  const auto accessed_dirty =
+      ParseChoice("--spte_ad", parsed.Value("spte_ad", "on"), {"on", "off"});
+  if (!accessed_dirty.ok()) return Usage(accessed_dirty.status());
+  config.set_spte_accessed_dirty_off(*accessed_dirty == 1);
   return absl::OkStatus();
 }
 
@@ -91,6 +95,9 @@ std::vector<OptionSpec> VmSettingOptions() {
       {.name = "execute_split",
        .placeholder = "auto|on|off",
        .help = "tell supervisor from user execution in SPTEs (MBEC, GMET); default: auto"},
+      {.name = "spte_ad",
+       .placeholder = "on|off",
+       .help = "A and D in second-stage SPTEs; EPT can do without; default: on"},
       {.name = "memory", .placeholder = "512M", .help = "guest memory; default: 128M"},
       {.name = "cpus", .placeholder = "1", .help = "vCPUs; default: 1"},
       {.name = "cmdline", .placeholder = "TEXT", .help = "command line for the image"},
