@@ -181,6 +181,8 @@ ShadowPage* ShadowPages::AcquireRoot(const ShadowRole& role) {
 
 void ShadowPages::ReleaseRoot(Lock& lock, ShadowPage* root) {
   if (--root->root_count != 0) return;
+  // Whoever made it obsolete will free the tree, piece by piece.
+  if (!root->role.invalid && IsObsolete(*root)) return;
   if (root->role.invalid) {
     root->next_zapped = zapped_;
     zapped_ = root;
@@ -370,6 +372,14 @@ void ShadowPages::ZapSharedRange(Gfn first, std::uint64_t last) {
   }
 }
 
+// Takes a page away that is no root, or was one of a tree that is obsolete.
+void ShadowPages::TakeAway(ShadowPage& page) {
+  if (page.shared) return ZapPage(page);
+  if (!page.parents.empty()) return Unlink(page);
+  std::erase(roots_, &page);
+  Zap(page);
+}
+
 // Tables at the bottom of their tree go first, so that old upper tables do not take everything
 // away.
 std::size_t ShadowPages::ZapOldest(std::size_t count, bool obsolete_only) {
@@ -379,7 +389,7 @@ std::size_t ShadowPages::ZapOldest(std::size_t count, bool obsolete_only) {
     ShadowPage* newer = page->newer;
     if (page->root_count == 0 && (!obsolete_only || IsObsolete(*page))) {
       if (page->role.level == Level::kPt || page->present_count == 0) {
-        page->shared ? ZapPage(*page) : Unlink(*page);
+        TakeAway(*page);
         ++zapped;
       } else if (top == nullptr) {
         top = page;
@@ -388,7 +398,7 @@ std::size_t ShadowPages::ZapOldest(std::size_t count, bool obsolete_only) {
     page = newer;
   }
   if (zapped == 0 && top != nullptr) {
-    top->shared ? ZapPage(*top) : Unlink(*top);
+    TakeAway(*top);
     ++zapped;
   }
   return zapped;

@@ -236,6 +236,7 @@ class ShadowPages {
   void Append(ShadowPage& page);
   void TakeOut(ShadowPage& page);
   void Unlink(ShadowPage& page);
+  void TakeAway(ShadowPage& page);
   void Drop(std::uint64_t* spte);
   std::size_t ZapOldest(std::size_t count, bool obsolete_only);
 
