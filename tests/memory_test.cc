@@ -20,6 +20,7 @@ import pagesaw.control.parts;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
 import pagesaw.core.plugin;
+import pagesaw.core.shadow_mmu;
 import pagesaw.machine.vm;
 import pagesaw.plugins.mbec.plugin;
 import pagesaw.plugins.svm.plugin;
