@@ -417,11 +417,10 @@ void ShadowPages::Commit(Lock& lock) {
   ShadowPage* zapped = std::exchange(zapped_, nullptr);
   ++statistics_.remote_flushes;
   const std::uint64_t flush = ++flush_count_;
-  flushes_in_flight_.push_back(flush);
   lock.unlock();
   flusher_.FlushAll();
   lock.lock();
-  std::erase(flushes_in_flight_, flush);
+  flush_done_ = std::max(flush_done_, flush);
   FreeZapped(zapped);
 }
 

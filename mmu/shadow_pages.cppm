@@ -230,9 +230,6 @@ class ShadowPages {
   void ZapAll(Lock& lock);
   void ZapObsoleteRoots();
   void FreeZapped(ShadowPage* zapped);
-  std::uint64_t FlushesDone() const {
-    return flushes_in_flight_.empty() ? flush_count_ : flushes_in_flight_.front() - 1;
-  }
   void Append(ShadowPage& page);
   void TakeOut(ShadowPage& page);
   void Unlink(ShadowPage& page);
@@ -297,8 +294,8 @@ class ShadowPages {
   ShadowPage* zapped_ = nullptr;  // gone from their tree, perhaps still known to a processor
   bool flush_needed_ = false;
   std::uint64_t flush_count_ = 0;  // begun
-  // Those that have been begun and are not done, ascending.
-  std::vector<std::uint64_t> flushes_in_flight_;
+  // The latest that is done, and with it every one that was begun before.
+  std::uint64_t flush_done_ = 0;
   std::uint64_t last_id_ = 0;
   std::size_t page_count_ = 0;  // in trees or zapped
   MmuStatistics statistics_;    // all but the fault counters

@@ -64,7 +64,7 @@ ShadowPage* ShadowPages::FindOrMake(Gfn gfn, const ShadowRole& role) {
   for (ShadowPage* page = Bucket(gfn); page != nullptr; page = page->next_in_bucket) {
     if (page->gfn != gfn || page->role != role || IsObsolete(*page)) continue;
     // Whoever made it has not seen to it yet that no processor can write the table unseen.
-    if (page->protected_by > FlushesDone()) flush_needed_ = true;
+    if (page->protected_by > flush_done_) flush_needed_ = true;
     return page;
   }
   std::unique_ptr<ShadowedEntries> records;
@@ -166,7 +166,7 @@ void ShadowPages::WriteProtectFrame(Gfn gfn) {
     });
   }
   // An SPTE that is gone already, or protected, may still be in some TLB.
-  if (!flushes_in_flight_.empty()) flush_needed_ = true;
+  if (flush_done_ != flush_count_) flush_needed_ = true;
   ForEachShadow(gfn, [](ShadowPage& page) { page.frame_writable = false; });
 }
 

@@ -10,7 +10,7 @@
         imull $1664525, %eax, %eax
         addl $1013904223, %eax
         movl %eax, %edx
-        shrl $9, %edx
+        shrl $7, %edx
         movl %edx, %ecx
         andl $0x1fff000, %ecx           // below 32 MiB
         addl $0x1000000, %ecx
