@@ -223,7 +223,7 @@ class ShadowThreads : public testing::TestWithParam<Case> {
                                    .cr4 = kCr4Pae,
                                    .efer = kEferLme | kEferLma | kEferNxe};
         walker->Reset(state);
-        mmu->PagingChanged(state);
+        mmu->PagingChanged(state, {});
       }
       flusher_.processors.push_back(
           std::make_unique<ToyProcessor>(std::move(walker), std::move(mmu), i + 1));

@@ -56,7 +56,7 @@ class ShadowingSlots : public testing::TestWithParam<DirtyLogMethod> {
               .cr4 = kCr4Pae,
               .efer = kEferLme | kEferLma | kEferNxe};
     walker_.Reset(state_);
-    mmu_->PagingChanged(state_);
+    mmu_->PagingChanged(state_, {});
     root_ = mmu_->Root();
   }
   void TearDown() override {
