@@ -47,8 +47,8 @@ struct ShadowPage {
   bool frame_writable = false;  // the guest table can be written without a fault; then unsync too
   bool reachable = false;       // what search number `search` found
   std::uint64_t search = 0;
-  std::uint64_t filled_at = 0;  // lowest level: `fill_clock` when an SPTE was last made
-  std::uint8_t writes = 0;      // of the guest table that were seen since its last use
+  std::uint64_t filled_at = 0;     // lowest level: `fill_clock` when an SPTE was last made
+  std::uint8_t writes = 0;         // of the guest table that were seen since its last use
   std::uint64_t protected_by = 0;  // the flush since which no processor can write the table unseen
   // What each SPTE was made from. Null if computed from the gfn.
   std::unique_ptr<ShadowedEntries> records = nullptr;
