@@ -348,7 +348,7 @@ TEST_P(ShadowThreads, NoWriteIsLostAndNobodyReachesWhatIsGone) {
   for (auto& processor : flusher_.processors) {
     threads.emplace_back([&processor, &stop] { processor->Run(stop); });
   }
-  for (unsigned round = 0; round < 120; ++round) {
+  for (unsigned round = 0; round < 48; ++round) {
     CopyDirtyPages();
     ChangeSomething(round);
   }
