@@ -1,6 +1,6 @@
 // Memory of a running guest: its writes are logged and slots come and go, for each vendor, with two
 // stages and with shadow paging. The guest is guests/edge/slots.S.
-//   PAGESAW_MEMORY_ROUNDS  how often things are done; otherwise 40
+//   PAGESAW_MEMORY_ROUNDS  how often things are done; otherwise 8
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>
 #include <gtest/gtest.h>
@@ -39,7 +39,7 @@ constexpr std::uint32_t kSlot = 7;
 
 unsigned Rounds() {
   const char* text = std::getenv("PAGESAW_MEMORY_ROUNDS");
-  return text != nullptr ? static_cast<unsigned>(std::atoi(text)) : 40;
+  return text != nullptr ? static_cast<unsigned>(std::atoi(text)) : 8;
 }
 
 struct Machine {
