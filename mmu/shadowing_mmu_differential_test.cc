@@ -77,6 +77,7 @@ struct Vcpu {
   ShadowRoot root;
   std::map<std::pair<std::uint64_t, unsigned>, std::uint64_t> tlb;
   TranslationHistory history;
+  std::array<std::uint64_t, 4> known = {};  // addresses of the current mode
   CpuWalker walker;
   std::unique_ptr<ShadowingMmu> mmu;
 };
@@ -116,6 +117,7 @@ class Guest final : public TlbFlusher {
 
   // One random step. A complaint, or nothing.
   std::optional<std::string> Step() {
+    if (log_.size() >= kLongestLog) ForgetLog();
     if (Chance(4)) cpu_ = vcpus_[Below(vcpus_.size())].get();
     switch (Below(36)) {
       case 0:
@@ -193,14 +195,22 @@ class Guest final : public TlbFlusher {
 
   // -- the guest's tables and registers
 
-  std::uint64_t RandomFrame() {
+  // What an entry of `table` names. In half of the guests tables stand in layers, as kernels build
+  // them, so that the lowest are often written unseen; in the others any is of any level.
+  std::uint64_t RandomFrame(std::uint64_t table) {
+    const auto first_of = [](std::uint64_t layer) { return (kTables * layer + 3) / 4; };
+    if (layered_ && table < kTables && !Chance(10)) {
+      const std::uint64_t below = table * 4 / kTables + 1;
+      if (below < 4) return first_of(below) + Below(first_of(below + 1) - first_of(below));
+      if (Chance(2)) return first_of(3) + Below(kTables - first_of(3));
+    }
     if (Chance(40)) return (kReadOnlyBase >> 12) + Below(4);
     if (Chance(40)) return 0x5'0000 + Below(4);
     return Chance(2) ? Below(kTables) : Below(64);
   }
 
-  std::uint64_t RandomEntry() {
-    std::uint64_t entry = RandomFrame() << 12;
+  std::uint64_t RandomEntry(std::uint64_t table) {
+    std::uint64_t entry = RandomFrame(table) << 12;
     if (!Chance(12)) entry |= 1;
     if (!Chance(4)) entry |= 2;
     if (!Chance(4)) entry |= 4;
@@ -237,13 +247,13 @@ class Guest final : public TlbFlusher {
   void WriteEntry() {
     unsigned bytes = 8;
     const Gpa at = RandomEntryAddress(bytes);
-    Store(at, RandomEntry(), bytes);
+    Store(at, RandomEntry(at.bits() >> 12), bytes);
   }
 
   void HostWrites() {
     unsigned bytes = 8;
     const Gpa at = RandomEntryAddress(bytes);
-    Store(at, RandomEntry(), bytes);
+    Store(at, RandomEntry(at.bits() >> 12), bytes);
     pages_.GuestWrote(at, bytes);
   }
 
@@ -286,6 +296,7 @@ class Guest final : public TlbFlusher {
     cpu_->state.cr3 = RandomCr3();
     FlipBits();
     LoadPdptes();
+    for (std::uint64_t& linear : cpu_->known) linear = RandomLinear();
     Changed(Scope::kEverything);
   }
 
@@ -374,16 +385,17 @@ class Guest final : public TlbFlusher {
 
   // -- what memory was
 
-  void Log(std::byte* host, bool unseen) {
-    if (log_.size() == kLongestLog) {
-      Vcpu* const current = cpu_;
-      for (const auto& vcpu : vcpus_) {
-        cpu_ = vcpu.get();
-        Changed(Scope::kEverything);
-      }
-      cpu_ = current;
-      log_.clear();
+  void ForgetLog() {
+    Vcpu* const current = cpu_;
+    for (const auto& vcpu : vcpus_) {
+      cpu_ = vcpu.get();
+      Changed(Scope::kEverything);
     }
+    cpu_ = current;
+    log_.clear();
+  }
+
+  void Log(std::byte* host, bool unseen) {
     log_.push_back({++now_, reinterpret_cast<std::uint64_t*>(host), 0, unseen});
     log_.back().other = *log_.back().at;
   }
@@ -509,10 +521,12 @@ class Guest final : public TlbFlusher {
   }
 
   std::optional<std::string> CheckedAccess() {
-    const std::uint64_t linear = RandomLinear();
+    // Often one that has been used before.
+    std::uint64_t& known = cpu_->known[Below(cpu_->known.size())];
+    const std::uint64_t linear = Chance(4) ? known = RandomLinear() : known;
     const Access access = RandomAccess();
     bool from_tlb = false;
-    if (Chance(2)) Invlpg(linear);
+    if (Chance(4)) Invlpg(linear);
     const Outcome want = Expected(linear, access);
     const Outcome got = Run(linear, access, from_tlb);
     char what[96];
@@ -531,14 +545,16 @@ class Guest final : public TlbFlusher {
 
   // The guest stores an entry wherever some linear address leads it.
   std::optional<std::string> GuestWrites() {
-    const std::uint64_t linear = RandomLinear() & ~std::uint64_t{7};
+    const std::uint64_t linear =
+        (RandomLinear() & ~std::uint64_t{0xfff}) | std::uint64_t{RandomIndex(512)} * 8;
     const Access access = Access::Write(Privilege::kSupervisor).WithSmapWaived();
     lent_.reset();
     bool from_tlb = false;
     const Outcome got = Run(linear, access, from_tlb);
     if (got.kind != Outcome::Kind::kHost) return std::nullopt;
     Log(reinterpret_cast<std::byte*>(got.value), !lent_);
-    *reinterpret_cast<std::uint64_t*>(got.value) = RandomEntry();
+    const auto memory = reinterpret_cast<std::uintptr_t>(memory_.Find(Gfn{0})->HostOf(Gpa(0)));
+    *reinterpret_cast<std::uint64_t*>(got.value) = RandomEntry((got.value - memory) >> 12);
     if (lent_) {
       const Gpa page(lent_->bits() & ~std::uint64_t{0xfff});
       Chance(2) ? cpu_->mmu->GuestWrote(page, 4096) : cpu_->mmu->GuestWrote(*lent_, 8);
@@ -547,6 +563,7 @@ class Guest final : public TlbFlusher {
   }
 
   std::mt19937_64 random_;
+  const bool layered_ = Chance(2);
   PagingFeatures features_;
   TestMemory memory_;
   GuestTables tables_;
