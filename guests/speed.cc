@@ -7,6 +7,7 @@
 //   d  pages of fresh tables: in rounds of 64 MiB, build 4 KiB tables, load CR3, touch every page
 //   c  pairs of INVLPG and a load of the page, over 512 pages
 //   n  the loads of c alone
+//   e  exceptions: UD2, a handler of one instruction, IRETQ
 //
 // Physical memory, in MiB: image at 1, tables 4 to 8, buffer 16, pages 32 to 96. Needs 96 MiB.
 #include <stdint.h>
@@ -19,6 +20,7 @@
 
 extern "C" const char speed_user_loop[];
 extern "C" uint64_t speed_call(uint64_t buffer, uint64_t iterations);
+extern "C" void speed_exceptions(uint64_t iterations);
 
 namespace guest {
 namespace {
@@ -103,6 +105,7 @@ void Run(const MultibootInfo& info) {
   Phase("d", pages, BuildAndTouch);
   Phase("c", NumberOf(info, "c", 1'000'000), InvalidateAndLoad);
   Phase("n", NumberOf(info, "n", 10'000'000), Load);
+  Phase("e", NumberOf(info, "e", 1'000'000), speed_exceptions);
   Exit(0);
 }
 
