@@ -34,9 +34,9 @@ class PageFaultCode {
   std::uint32_t bits_ = 0;
 };
 
-// One access by a processor: read, write or fetch, by whom, and whether SMAP is waived for it.
-// The write, user and fetch bits stand where the page-fault error code has them, so that a
-// permission lookup needs no translation.
+// One access by a processor: read, write or fetch, by whom, whether SMAP is waived for it, and
+// whether it is to a shadow stack. The write, user, fetch and shadow-stack bits stand where the
+// page-fault error code has them, so that a permission lookup needs no translation.
 class Access {
  public:
   static constexpr Access Read(Privilege by) { return Access(UserBit(by)); }
@@ -47,6 +47,15 @@ class Access {
     return Access(PageFaultCode::kFetch | UserBit(by));
   }
 
+  // Reads and writes of a shadow stack, which are to pages of their own kind.
+  // [intel/vol1] "Shadow Stacks"
+  static constexpr Access ShadowStackRead(Privilege by) {
+    return Access(PageFaultCode::kShadowStack | UserBit(by));
+  }
+  static constexpr Access ShadowStackWrite(Privilege by) {
+    return Access(PageFaultCode::kShadowStack | PageFaultCode::kWrite | UserBit(by));
+  }
+
   // The same access made explicitly with EFLAGS.AC set: SMAP does not apply.
   // [intel/vol3] "Determination of Access Rights"
   constexpr Access WithSmapWaived() const { return Access(bits_ | kSmapWaived); }
@@ -55,16 +64,18 @@ class Access {
   constexpr bool is_fetch() const { return (bits_ & PageFaultCode::kFetch) != 0; }
   constexpr bool is_read() const { return !is_write() && !is_fetch(); }
   constexpr bool is_user() const { return (bits_ & PageFaultCode::kUser) != 0; }
+  constexpr bool is_shadow_stack() const { return (bits_ & PageFaultCode::kShadowStack) != 0; }
   constexpr bool smap_waived() const { return (bits_ & kSmapWaived) != 0; }
   constexpr Privilege privilege() const {
     return is_user() ? Privilege::kUser : Privilege::kSupervisor;
   }
 
-  // The write, user and fetch bits as a page-fault error code has them.
+  // The write, user, fetch and shadow-stack bits as a page-fault error code has them.
   constexpr std::uint32_t code_bits() const { return bits_ & ~kSmapWaived; }
 
-  // The row of a permission table: {fetch, SMAP waived, user, write}, 0 to 15.
-  constexpr unsigned permission_row() const { return bits_ >> 1; }
+  // The row of a permission table: {fetch, SMAP waived, user, write}, 0 to 15. Accesses to shadow
+  // stacks have none.
+  constexpr unsigned permission_row() const { return bits_ >> 1 & 15; }
 
   constexpr bool operator==(const Access&) const = default;
 
@@ -91,9 +102,12 @@ class Rights {
   static constexpr std::uint8_t kExecSupervisor = 1u << 2;  // XS
   static constexpr std::uint8_t kExecUser = 1u << 3;        // XU
   static constexpr std::uint8_t kUser = 1u << 4;            // a user page: U/S set at every level
+  // A page of a shadow stack: not writable otherwise.
+  static constexpr std::uint8_t kShadowStack = 1u << 5;
 
   constexpr Rights() = default;
   constexpr explicit Rights(unsigned bits) : bits_(static_cast<std::uint8_t>(bits)) {}
+  // Every right of ordinary pages.
   static constexpr Rights All() {
     return Rights(kRead | kWrite | kExecSupervisor | kExecUser | kUser);
   }
@@ -104,6 +118,7 @@ class Rights {
   constexpr bool exec_supervisor() const { return (bits_ & kExecSupervisor) != 0; }
   constexpr bool exec_user() const { return (bits_ & kExecUser) != 0; }
   constexpr bool user() const { return (bits_ & kUser) != 0; }
+  constexpr bool shadow_stack() const { return (bits_ & kShadowStack) != 0; }
 
   constexpr Rights operator&(Rights other) const { return Rights(bits_ & other.bits_); }
   constexpr Rights operator|(Rights other) const { return Rights(bits_ | other.bits_); }

@@ -31,6 +31,18 @@ TEST(Access, EachKindIsOneKind) {
   }
 }
 
+TEST(Access, ToAShadowStackIsAKindOfItsOwn) {
+  const Access read = Access::ShadowStackRead(Privilege::kUser);
+  const Access write = Access::ShadowStackWrite(Privilege::kSupervisor);
+  EXPECT_EQ(read.code_bits(), 0x44u);
+  EXPECT_EQ(write.code_bits(), 0x42u);
+  EXPECT_TRUE(read.is_shadow_stack());
+  EXPECT_TRUE(read.is_read());
+  EXPECT_TRUE(write.is_write());
+  EXPECT_LT(write.permission_row(), 16u);
+  EXPECT_FALSE(Access::Write(Privilege::kSupervisor).is_shadow_stack());
+}
+
 TEST(Rights, CombineAsSets) {
   const Rights read_write(Rights::kRead | Rights::kWrite);
   const Rights read_execute(Rights::kRead | Rights::kExecSupervisor);

@@ -106,6 +106,16 @@ struct alignas(64) ExtendedState {
   constexpr bool operator==(const ExtendedState&) const = default;
 };
 
+// Control-flow enforcement: shadow stacks and indirect branch tracking.
+// [intel/vol1] "Control-flow Enforcement Technology (CET)"
+struct CetState {
+  std::uint64_t ssp = 0;
+  std::uint64_t user = 0, supervisor = 0;           // IA32_U_CET, IA32_S_CET
+  std::array<std::uint64_t, 4> privilege_ssp = {};  // IA32_PL0_SSP to IA32_PL3_SSP
+  std::uint64_t interrupt_ssp_table = 0;
+  constexpr bool operator==(const CetState&) const = default;
+};
+
 struct CpuState {
   std::array<std::uint64_t, 16> gpr = {};
   std::uint64_t rip = 0;
@@ -122,6 +132,7 @@ struct CpuState {
   std::uint64_t sysenter_cs = 0, sysenter_esp = 0, sysenter_eip = 0;
   std::uint64_t pat = 0x0007'0406'0007'0406;
   std::uint64_t tsc_aux = 0;
+  CetState cet;
   Activity activity = Activity::kActive;
   bool interrupt_shadow = false;  // after STI or a load of SS
   bool nmi_blocked = false;

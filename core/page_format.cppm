@@ -83,6 +83,7 @@ struct PageFormat {
   bool user_pages_refuse_supervisor_fetch = false;
   bool accessed_dirty = true;  // A and D are kept
   bool reports_fetch = true;   // a refused fetch says so in its error code
+  bool shadow_stacks = false;  // pages that `IsShadowStackLeaf` admits belong to shadow stacks
 
   constexpr bool IsPresent(std::uint64_t entry) const { return (entry & layout.present) != 0; }
 
@@ -103,6 +104,12 @@ struct PageFormat {
     return (malformed_low_bits >> low & 1) != 0;
   }
 
+  // Whether `leaf` makes its page one of a shadow stack, if every entry above grants writing: it is
+  // dirty though it cannot be written. [intel/vol3] "Determination of Access Rights"
+  constexpr bool IsShadowStackLeaf(std::uint64_t leaf) const {
+    return shadow_stacks && (leaf & (layout.write | layout.dirty)) == layout.dirty;
+  }
+
   // The rights that one entry grants by itself.
   constexpr Rights RightsOf(std::uint64_t entry) const {
     return DecodeRights(layout, entry ^ layout.no_execute);
@@ -115,8 +122,12 @@ struct PageFormat {
            (rights.exec_supervisor() ? 8u : 0);
   }
 
-  // Whether rights found in well-formed entries refuse `access`. Protection keys are apart.
+  // Whether rights found in well-formed entries refuse `access`. Protection keys are apart. A
+  // shadow stack admits accesses of its own kind by its own mode only.
   constexpr bool PermissionFault(Rights rights, Access access) const {
+    if (access.is_shadow_stack()) [[unlikely]] {
+      return !rights.shadow_stack() || rights.user() != access.is_user();
+    }
     return (refused[access.permission_row()] >> PermissionCode(rights) & 1) != 0;
   }
 
@@ -124,7 +135,7 @@ struct PageFormat {
   // user pages, IA32_PKRS supervisor pages.
   constexpr bool ProtectionKeyFault(std::uint64_t leaf, Rights rights, Access access,
                                     std::uint32_t pkru, std::uint32_t pkrs) const {
-    const unsigned shift = access.code_bits() | (rights.user() ? 8u : 0);
+    const unsigned shift = (access.code_bits() & 31) | (rights.user() ? 8u : 0);
     const std::uint32_t matters = protection_key_mask >> shift & 3;
     return ((rights.user() ? pkru : pkrs) >> (2 * ProtectionKeyOf(leaf)) & matters) != 0;
   }

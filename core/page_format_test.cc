@@ -81,6 +81,20 @@ TEST(PageFormat, PermissionFaultReadsRowAndColumn) {
       Rights(Rights::kRead | Rights::kExecSupervisor | Rights::kExecUser), fetch));
 }
 
+TEST(PageFormat, ShadowStackAdmitsItsOwnAccessesInItsOwnMode) {
+  PageFormat format = {.layout = kRefusing};
+  format.layout.dirty = 0x40;
+  const Rights user(Rights::kRead | Rights::kUser | Rights::kShadowStack);
+  EXPECT_FALSE(format.PermissionFault(user, Access::ShadowStackWrite(Privilege::kUser)));
+  EXPECT_TRUE(format.PermissionFault(user, Access::ShadowStackWrite(Privilege::kSupervisor)));
+  EXPECT_TRUE(format.PermissionFault(Rights::All(), Access::ShadowStackRead(Privilege::kUser)));
+  EXPECT_FALSE(format.IsShadowStackLeaf(0x41));
+  format.shadow_stacks = true;
+  EXPECT_TRUE(format.IsShadowStackLeaf(0x41));
+  EXPECT_FALSE(format.IsShadowStackLeaf(0x43));
+  EXPECT_FALSE(format.IsShadowStackLeaf(0x01));
+}
+
 TEST(PageFormat, ThirdColumnBitIsTheUserRightWhereExecuteIsNotGranted) {
   const PageFormat format = {.layout = kRefusing};
   EXPECT_EQ(format.PermissionCode(Rights(Rights::kRead | Rights::kUser)), 0b0101u);

@@ -102,7 +102,8 @@ class Processor {
   virtual void CompleteBus(const BusAccess& access) = 0;
 
   // Until the instruction that met the last kTableFault exit is done, or one iteration of it, its
-  // writes to the page of `linear` go to the page of `host` whatever the tables say.
+  // writes to the page of `linear`, and its accesses to a shadow stack there, go to the page of
+  // `host` whatever the tables say.
   virtual void LendPage(Gva linear, Hpa host) = 0;
 
   // Queues `event`, to be delivered by the next Run. At most one may be queued.

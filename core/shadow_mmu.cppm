@@ -56,12 +56,14 @@ struct MmuFault {
 
 // What became of a fault.
 enum class FaultOutcome : std::uint8_t {
-  kFixed,           // SPTEs were installed or changed: run on
-  kSpurious,        // the SPTEs already allow the access: run on
-  kRetry,           // something changed meanwhile: run on and fault again
-  kGuestFault,      // the walker found a fault: `guest_fault` goes to the guest
-  kMmio,            // no memory behind `gpa`, or a write to a read-only slot: a device access
-  kWriteProtected,  // a write that no SPTE may grant: make it in memory, then say `GuestWrote`
+  kFixed,       // SPTEs were installed or changed: run on
+  kSpurious,    // the SPTEs already allow the access: run on
+  kRetry,       // something changed meanwhile: run on and fault again
+  kGuestFault,  // the walker found a fault: `guest_fault` goes to the guest
+  kMmio,        // no memory behind `gpa`, or a write to a read-only slot: a device access
+  // A write, or an access to a shadow stack, that no SPTE may grant: make it in memory, then say
+  // `GuestWrote`.
+  kWriteProtected,
   kAttributeViolation,
   kOutOfMemory,
 };
@@ -69,7 +71,7 @@ enum class FaultOutcome : std::uint8_t {
 struct FaultResolution {
   FaultOutcome outcome = FaultOutcome::kRetry;
   Gpa gpa = {};                // what the faulting address is in guest physical space
-  Hpa host = {};               // kWriteProtected only: the memory that the guest wants to write
+  Hpa host = {};               // kWriteProtected only: the memory that the guest wants to access
   WalkFault guest_fault = {};  // kGuestFault only
 };
 

@@ -18,16 +18,6 @@ constexpr std::uint64_t Truncate(std::uint64_t rip) {
   return static_cast<T>(rip);
 }
 
-// A target outside the code segment is a fault of the branch itself.
-inline bool TargetAllowed(Core& core, std::uint64_t rip) {
-  if (core.code_64()) {
-    if (!IsCanonical(Gva(rip), (core.cr4 & kCr4La57) != 0 ? 57 : 48)) return core.Raise(kGp, 0);
-    return true;
-  }
-  if (rip > core.segments[kCs].limit) return core.Raise(kGp, 0);
-  return true;
-}
-
 // Takes the direct branch `op`, whose target is `rip`. Within the page the block at the target is
 // remembered behind the op; it lives as long as the op does.
 template <class T>
@@ -44,7 +34,7 @@ void TakeDirect(Core& core, const Op* op) [[clang::preserve_none]] {
     [[clang::musttail]] return Leave(core, op);
   }
   const std::uint64_t rip = Truncate<T>(core.NextRip(op) + op->immediate);
-  if (!TargetAllowed(core, rip)) [[unlikely]] {
+  if (!BranchTargetAllowed(core, rip)) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
   if ((op->ip + op->length + op->immediate) < 0x1000) core.link = const_cast<Op*>(op + 1);
@@ -63,8 +53,8 @@ void JumpIf(Core& core, const Op* op) [[clang::preserve_none]] {
 template <class T, bool kFlat>
 void CallDirect(Core& core, const Op* op) [[clang::preserve_none]] {
   const std::uint64_t rip = Truncate<T>(core.NextRip(op) + op->immediate);
-  if (!TargetAllowed(core, rip) || !PushFast<T, kFlat>(core, static_cast<T>(core.NextRip(op))))
-      [[unlikely]] {
+  if (!BranchTargetAllowed(core, rip) ||
+      !PushFast<T, kFlat>(core, static_cast<T>(core.NextRip(op)))) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
   [[clang::musttail]] return TakeDirect<T>(core, op);
@@ -77,7 +67,7 @@ inline bool IndirectTarget(Core& core, const Op& op, T& target) {
   } else {
     target = core.Read<T>(op.first);
   }
-  return TargetAllowed(core, target);
+  return BranchTargetAllowed(core, target);
 }
 
 template <class T, bool kMemory>
@@ -105,7 +95,7 @@ void CallIndirect(Core& core, const Op* op) [[clang::preserve_none]] {
 template <class T, bool kFlat>
 void Return(Core& core, const Op* op) [[clang::preserve_none]] {
   T target;
-  if (!PeekFast<T, kFlat>(core, target) || !TargetAllowed(core, target)) [[unlikely]] {
+  if (!PeekFast<T, kFlat>(core, target) || !BranchTargetAllowed(core, target)) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
   MoveStack(core, static_cast<std::int64_t>(sizeof(T) + op->immediate));
@@ -214,6 +204,10 @@ Selection SelectBranch(const Decoded& decoded, Op& op) {
     return {};
   }
   if (is_return) op.immediate &= 0xffff;
+  if (decoded.cet) {
+    const Selection checked = SelectCheckedBranch(decoded, op, BranchBytes(decoded));
+    if (checked.run != nullptr) return checked;
+  }
   switch (BranchBytes(decoded)) {
     case 2:
       return SelectOfSize<std::uint16_t>(decoded);

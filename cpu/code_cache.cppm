@@ -19,9 +19,11 @@ struct CodeMode {
   CodeSize size = CodeSize::k64;
   bool protected_mode = true;
   bool single = false;  // one instruction a block: single steps, interrupt shadows
+  bool cet = false;     // branches mind shadow stacks and branch tracking
 
   constexpr unsigned key() const {
-    return static_cast<unsigned>(size) | (protected_mode ? 4u : 0) | (single ? 8u : 0);
+    return static_cast<unsigned>(size) | (protected_mode ? 4u : 0) | (single ? 8u : 0) |
+           (cet ? 16u : 0);
   }
 };
 
@@ -72,7 +74,7 @@ class CodeCache final : public CodeWatcher {
   };
 
   static std::uint64_t KeyOf(const std::byte* host, CodeMode mode) {
-    return reinterpret_cast<std::uint64_t>(host) << 4 | mode.key();
+    return reinterpret_cast<std::uint64_t>(host) << 5 | mode.key();
   }
 
   CodeRegistry::Member* const member_;

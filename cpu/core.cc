@@ -48,6 +48,7 @@ PageFormat JudgedFormat(const PageFormat& tables, const PagingState& paging) {
       MakeProtectionKeyMask({.user_keys = keys && (paging.cr4 & kCr4Pke) != 0,
                              .supervisor_keys = keys && (paging.cr4 & kCr4Pks) != 0,
                              .write_protect = paging.write_protect()});
+  format.shadow_stacks = on && (paging.cr4 & kCr4Cet) != 0;
   return format;
 }
 
@@ -111,6 +112,8 @@ void Core::UpdateMode() {
   }
   stack_64 = code_64();
   stack_32 = !stack_64 && segments[kSs].big();
+  shadow_stack = !virtual_8086() && ShadowStackEnabled(cpl);
+  branch_tracking = !virtual_8086() && BranchTrackingEnabled(cpl);
 
   const bool ac = (rflags & kFlagAc) != 0;
   BankName name = BankName::kSupervisor;
@@ -124,7 +127,8 @@ void Core::UpdateMode() {
   std::uint64_t generation = context / kGenerationStep;
   if (generation == 0) generation = 1;  // a context of 0 matches an empty entry
   context = generation * kGenerationStep | static_cast<std::uint64_t>(code_size) |
-            (protected_mode() ? 4u : 0) | (virtual_8086() ? 8u : 0) | (cpl == 3 ? 16u : 0);
+            (protected_mode() ? 4u : 0) | (virtual_8086() ? 8u : 0) | (cpl == 3 ? 16u : 0) |
+            (enforces_control_flow() ? 32u : 0);
 }
 
 void Core::UpdatePaging() {

@@ -120,7 +120,19 @@ enum Vector : std::uint8_t {
   kMf = 16,
   kAcVector = 17,
   kXm = 19,
+  kCp = 21,
 };
+
+// IA32_U_CET and IA32_S_CET. [intel/vol1] "Control-flow Enforcement Technology (CET)"
+inline constexpr std::uint64_t kCetShadowStack = 1u << 0;
+inline constexpr std::uint64_t kCetWriteShadowStack = 1u << 1;
+inline constexpr std::uint64_t kCetEndBranch = 1u << 2;
+inline constexpr std::uint64_t kCetLegacyBitmap = 1u << 3;
+inline constexpr std::uint64_t kCetNoTrack = 1u << 4;
+inline constexpr std::uint64_t kCetSuppressDisable = 1u << 5;
+inline constexpr std::uint64_t kCetSuppress = 1u << 10;
+inline constexpr std::uint64_t kCetTracker = 1u << 11;  // waits for ENDBRANCH
+inline constexpr std::uint64_t kCetBitmapBase = ~std::uint64_t{0xfff};
 
 // Answers of the outside that an instruction finds when it starts again, in the order in which it
 // asks. Cleared when the instruction, or one iteration of a repeated one, is done.
@@ -201,6 +213,7 @@ struct Core {
   std::uint64_t sysenter_cs = 0, sysenter_esp = 0, sysenter_eip = 0;
   std::uint64_t pat = 0x0007'0406'0007'0406;
   std::uint64_t tsc_aux = 0;
+  CetState cet;
   bool apic_enabled = true;  // as the last write of IA32_APIC_BASE left it; CPUID tells
   Activity activity = Activity::kActive;
   bool interrupt_shadow = false;
@@ -227,6 +240,7 @@ struct Core {
   CodeSize code_size = CodeSize::k16;
   std::uint8_t cpl = 0;
   bool stack_64 = false, stack_32 = false;  // width of the stack pointer; neither: 16 bits
+  bool shadow_stack = false, branch_tracking = false;  // on at the current CPL
 
   PagingState paging;           // as of the last UpdatePaging or SetProtectionKeys
   PageFormat guest_format;      // of the guest's own tables
@@ -292,8 +306,24 @@ struct Core {
   inline bool real_mode() const { return !protected_mode(); }
   inline bool code_64() const { return code_size == CodeSize::k64; }
 
-  // Recomputes what is derived from CR0, RFLAGS, EFER, CS and SS: code size, CPL, stack width, the
-  // data bank and the jump-cache context. Cheap; called after every change of one of them.
+  // Whether shadow stacks and indirect branch tracking are on at `level` outside virtual-8086 mode.
+  // [intel/vol1] "Shadow Stacks", "Indirect Branch Tracking", Terminology
+  inline bool ShadowStackEnabled(unsigned level) const {
+    return (cr4 & kCr4Cet) != 0 && protected_mode() && (CetControls(level) & kCetShadowStack) != 0;
+  }
+  inline bool BranchTrackingEnabled(unsigned level) const {
+    return (cr4 & kCr4Cet) != 0 && protected_mode() && (CetControls(level) & kCetEndBranch) != 0;
+  }
+  // IA32_U_CET or IA32_S_CET, which holds at `level`.
+  inline std::uint64_t CetControls(unsigned level) const {
+    return level == 3 ? cet.user : cet.supervisor;
+  }
+  // Whether branches have more to do than to branch: code is decoded for it.
+  inline bool enforces_control_flow() const { return shadow_stack || branch_tracking; }
+
+  // Recomputes what is derived from CR0, CR4, RFLAGS, EFER, CS, SS and the CET controls: code size,
+  // CPL, stack width, what control flow is checked for, the data bank and the jump-cache context.
+  // Cheap; called after every change of one of them.
   void UpdateMode();
   // Recomputes the formats of tables and forgets every translation: after every change of CR0, CR3,
   // CR4, EFER, the PDPTEs or `tables`.

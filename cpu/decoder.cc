@@ -8,6 +8,7 @@ module;
 module pagesaw.cpu.decoder;
 
 import pagesaw.cpu.branches;
+import pagesaw.cpu.cet_selection;
 import pagesaw.cpu.dispatch;
 import pagesaw.cpu.extended_state;
 import pagesaw.cpu.general_selection;
@@ -135,9 +136,10 @@ void FillOp(const Decoded& decoded, Op& op) {
 
 Selection Select(const Decoded& decoded, Op& op) {
   using Selector = Selection (*)(const Decoded&, Op&);
-  static constexpr std::array<Selector, 10> kSelectors = {
-      SelectInteger,    SelectBranch, SelectStack,         SelectGeneral, SelectVectorMove,
-      SelectMaskedMove, SelectX87,    SelectExtendedState, SelectVector,  SelectSystem};
+  static constexpr std::array<Selector, 11> kSelectors = {
+      SelectInteger,       SelectBranch,     SelectStack,      SelectCet,
+      SelectGeneral,       SelectVectorMove, SelectMaskedMove, SelectX87,
+      SelectExtendedState, SelectVector,     SelectSystem};
   for (const Selector selector : kSelectors) {
     if (const Selection selection = selector(decoded, op); selection.run != nullptr) {
       return selection;
@@ -165,6 +167,7 @@ DecodedBlock DecodeBlock(const CodeBytes& bytes, CodeMode mode, const CpuModel& 
     Decoded decoded;
     decoded.code_size = mode.size;
     decoded.model = &model;
+    decoded.cet = mode.cet;
     op.ip = static_cast<std::uint16_t>(bytes.page_offset + at);
     // Decoded from a copy: other processors may write to the bytes meanwhile.
     std::array<std::byte, ZYDIS_MAX_INSTRUCTION_LENGTH> copy;

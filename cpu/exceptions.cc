@@ -5,9 +5,11 @@ module;
 #include <utility>
 module pagesaw.cpu.exceptions;
 
+import pagesaw.cpu.branch_tracking;
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.flags_register;
 import pagesaw.cpu.segmentation;
+import pagesaw.cpu.shadow_stack;
 import pagesaw.cpu.task_switch;
 import pagesaw.cpu.transfer_stack;
 
@@ -35,6 +37,7 @@ bool IsContributory(const Pending& pending) {
     case kNp:
     case kSsVector:
     case kGp:
+    case kCp:
       return IsException(pending);
     default:
       return false;
@@ -173,11 +176,16 @@ bool DeliverLong(const Delivering& event) {
   frame.Push(core.segments[kCs].selector);
   frame.Push(event.return_rip);
   if (event.pending.has_error_code) frame.Push(event.pending.error_code);
-  if (!frame.ok) return false;
+  ShadowSwitch shadow;
+  const ShadowCall call = {
+      .level = cpl, .wide = true, .event = true, .ist = ist, .return_rip = event.return_rip};
+  if (!frame.ok || !PrepareShadowCall(core, call, shadow)) return false;
 
+  shadow.Commit(core);
   SetSegment(core, kCs, cs);
   core.segments[kSs] = ss;
   EnterHandler(core, ClearedBy(gate));
+  TrackFar(core, cpl);
   core.UpdateMode();
   SetStackPointer(core, stack.sp());
   core.rip = target;
@@ -240,7 +248,11 @@ bool DeliverProtected(const Delivering& event) {
   if (!PushFrame(event, stack, bytes, inner)) return false;
   const std::uint64_t target = gate.gate_offset() & (bytes == 4 ? 0xffff'ffff : 0xffff);
   if (target > cs.limit) return core.Raise(kGp, 0);
+  ShadowSwitch shadow;
+  const ShadowCall call = {.level = cpl, .event = true, .return_rip = event.return_rip};
+  if (!PrepareShadowCall(core, call, shadow)) return false;
 
+  shadow.Commit(core);
   if (core.virtual_8086()) {
     for (const SegmentName name : {kGs, kFs, kDs, kEs}) {
       core.segments[name] = Segment{.selector = 0, .attributes = 0, .limit = 0, .base = 0};
@@ -249,6 +261,7 @@ bool DeliverProtected(const Delivering& event) {
   SetSegment(core, kCs, cs);
   core.segments[kSs] = ss;
   EnterHandler(core, ClearedBy(gate));
+  TrackFar(core, cpl);
   core.UpdateMode();
   SetStackPointer(core, stack.sp());
   core.rip = target;
@@ -364,7 +377,8 @@ Delivery Deliver(Core& core, const Pending& pending, const Pending* met) {
     }
     // CR2 tells the last page fault even if it is never delivered as one.
     if (IsPageFault(nested)) core.cr2 = nested.cr2;
-    const bool names_selector = IsContributory(nested) && nested.vector != kDe;
+    const bool names_selector =
+        IsContributory(nested) && nested.vector != kDe && nested.vector != kCp;
     if (names_selector && !IsFromProgram(current)) nested.error_code |= 1;  // EXT
     if (MakesDoubleFault(current, nested)) {
       current = Pending{.vector = kDf, .has_error_code = true};

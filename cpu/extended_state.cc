@@ -1,12 +1,15 @@
 module;
 #include <Zydis/Zydis.h>
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
 module pagesaw.cpu.extended_state;
 
+import pagesaw.cpu.cet_registers;
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.vector_operand;
 import pagesaw.cpu.x87;
@@ -14,7 +17,8 @@ import pagesaw.cpu.x87;
 namespace pagesaw::cpu {
 namespace {
 
-constexpr std::uint64_t kX87 = 1, kSse = 2, kAvx = 4, kPkru = 1 << 9;
+constexpr std::uint64_t kX87 = 1, kSse = 2, kAvx = 4, kPkru = 1 << 9, kCetUser = 1 << 11,
+                        kCetSupervisor = 1 << 12;
 constexpr std::uint64_t kCompacted = std::uint64_t{1} << 63;
 constexpr unsigned kLegacyBytes = 512, kHeaderBytes = 64, kAreaBytes = kLegacyBytes + kHeaderBytes;
 constexpr unsigned kMxcsrOffset = 24, kStOffset = 32, kXmmOffset = 160;
@@ -129,7 +133,32 @@ struct Components {
   alignas(64) ExtendedState legacy;
   ExtendedState::Vector ymm_high[16] = {};
   std::uint64_t pkru = 0;
+  std::array<std::uint64_t, 2> cet_user = {};        // IA32_U_CET, IA32_PL3_SSP
+  std::array<std::uint64_t, 3> cet_supervisor = {};  // IA32_PL0_SSP to IA32_PL2_SSP
+
+  // Where a component behind the header is.
+  void* At(std::uint64_t bit) {
+    switch (bit) {
+      case kAvx:
+        return ymm_high;
+      case kPkru:
+        return &pkru;
+      case kCetUser:
+        return cet_user.data();
+      default:
+        return cet_supervisor.data();
+    }
+  }
 };
+
+// The components behind the header as the processor has them.
+void Collect(const Core& core, Components& components) {
+  std::memcpy(components.ymm_high, &core.extended.ymm_high, sizeof(components.ymm_high));
+  components.pkru = core.pkru;
+  const std::array<std::uint64_t, 4>& ssp = core.cet.privilege_ssp;
+  components.cet_user = {core.cet.user, ssp[3]};
+  components.cet_supervisor = {ssp[0], ssp[1], ssp[2]};
+}
 
 bool Ready(Core& core) {
   if ((core.cr4 & kCr4Osxsave) == 0) return core.Raise(kUd);
@@ -161,6 +190,9 @@ std::uint64_t InUse(const Core& core) {
   if (!IsZero(state.xmm)) in_use |= kSse;
   if (!IsZero(state.ymm_high)) in_use |= kAvx;
   if (core.pkru != 0) in_use |= kPkru;
+  const std::array<std::uint64_t, 4>& ssp = core.cet.privilege_ssp;
+  if ((core.cet.user | ssp[3]) != 0) in_use |= kCetUser;
+  if ((ssp[0] | ssp[1] | ssp[2]) != 0) in_use |= kCetSupervisor;
   return in_use;
 }
 
@@ -172,19 +204,15 @@ unsigned HighBytes(const Core& core) { return core.code_64() ? 256 : 128; }
 template <class Visit>
 bool ForComponents(std::uint64_t map, bool compacted, Visit visit) {
   unsigned next = kAreaBytes;
-  for (const std::uint64_t bit : {kAvx, kPkru}) {
+  for (const std::uint64_t bit : {kAvx, kPkru, kCetUser, kCetSupervisor}) {
     if ((map & bit) == 0) continue;
-    const XsaveComponent component = XsaveComponentOf(bit == kAvx ? 2 : 9);
+    const auto number = static_cast<unsigned>(std::countr_zero(bit));
+    const XsaveComponent component = XsaveComponentOf(number);
     const unsigned offset = compacted ? next : component.offset;
     next += component.bytes;
     if (!visit(bit, offset, component.bytes)) return false;
   }
   return true;
-}
-
-const void* Source(const Core& core, const std::uint64_t& pkru, std::uint64_t bit) {
-  return bit == kAvx ? static_cast<const void*>(&core.extended.ymm_high)
-                     : static_cast<const void*>(&pkru);
 }
 
 // The pieces of the legacy region that hold `map`.
@@ -238,12 +266,13 @@ bool Xsave(Core& core, const Op& op) {
   PutLegacy(core.extended, Is64(op), image);
   const bool mxcsr = kIsCompacted ? (stored & kSse) != 0 : (requested & (kSse | kAvx)) != 0;
   if (!StoreLegacy(core, linear, image, stored, mxcsr)) return false;
-  const std::uint64_t pkru = core.pkru;
+  Components components;
+  Collect(core, components);
   const bool done =
       ForComponents(requested, kIsCompacted, [&](std::uint64_t bit, unsigned at, unsigned size) {
         if ((stored & bit) == 0) return true;
         const unsigned count = bit == kAvx ? HighBytes(core) : size;
-        return StoreArea(core, linear + at, Source(core, pkru, bit), count);
+        return StoreArea(core, linear + at, components.At(bit), count);
       });
   return done && StoreArea(core, linear + kLegacyBytes, &header, kIsCompacted ? 16 : 8);
 }
@@ -276,10 +305,28 @@ bool LoadComponents(Core& core, std::uint64_t linear, const Header& header, std:
   return ForComponents(compacted ? header.xcomp_bv : loaded, compacted,
                        [&](std::uint64_t bit, unsigned at, unsigned size) {
                          if ((loaded & bit) == 0) return true;
-                         if (bit == kPkru)
-                           return LoadArea(core, linear + at, &components.pkru, size);
-                         return LoadArea(core, linear + at, components.ymm_high, HighBytes(core));
+                         const unsigned count = bit == kAvx ? HighBytes(core) : size;
+                         return LoadArea(core, linear + at, components.At(bit), count);
                        });
+}
+
+// XRSTORS takes what WRMSR would take.
+bool LegalCetState(const Core& core, const Components& components) {
+  if (!IsLegalCet(core, components.cet_user[0]) || !IsLegalSsp(core, components.cet_user[1])) {
+    return false;
+  }
+  return std::ranges::all_of(components.cet_supervisor,
+                             [&core](std::uint64_t ssp) { return IsLegalSsp(core, ssp); });
+}
+
+void TakeCetState(Core& core, const Components& components, std::uint64_t requested) {
+  std::array<std::uint64_t, 4>& ssp = core.cet.privilege_ssp;
+  if ((requested & kCetUser) != 0) {
+    core.cet.user = components.cet_user[0];
+    ssp[3] = components.cet_user[1];
+    core.UpdateMode();
+  }
+  if ((requested & kCetSupervisor) != 0) std::ranges::copy(components.cet_supervisor, ssp.begin());
 }
 
 template <bool kSupervisor>
@@ -303,6 +350,7 @@ bool Xrstor(Core& core, const Op& op) {
   const bool touches_mxcsr = compacted ? (requested & kSse) != 0 : (requested & (kSse | kAvx)) != 0;
   const bool loads_mxcsr = touches_mxcsr && (!compacted || (loaded & kSse) != 0);
   if (loads_mxcsr && !LegalMxcsr(components.legacy.mxcsr)) return core.Raise(kGp, 0);
+  if (!LegalCetState(core, components)) return core.Raise(kGp, 0);
 
   ExtendedState& state = core.extended;
   if ((requested & kX87) != 0) {
@@ -315,6 +363,7 @@ bool Xrstor(Core& core, const Op& op) {
     core.pkru = static_cast<std::uint32_t>(components.pkru);
     core.UpdatePaging();
   }
+  TakeCetState(core, components, requested);
   return true;
 }
 

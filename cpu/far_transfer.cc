@@ -3,7 +3,9 @@ module;
 #include <optional>
 module pagesaw.cpu.far_transfer;
 
+import pagesaw.cpu.branch_tracking;
 import pagesaw.cpu.segmentation;
+import pagesaw.cpu.shadow_stack;
 import pagesaw.cpu.task_switch;
 import pagesaw.cpu.transfer_stack;
 
@@ -62,6 +64,12 @@ bool PushReturn(Core& core, unsigned bytes, StackWriter& stack) {
   return stack.Push(core.segments[kCs].selector, bytes) && stack.Push(core.rip, bytes);
 }
 
+// Whether the shadow stack can be used where a jump leads: its pointer keeps its value.
+bool ShadowStackFits(Core& core, const Segment& cs) {
+  const bool narrow = !core.long_mode() || !cs.long_mode();
+  return !core.shadow_stack || !narrow || core.cet.ssp >> 32 == 0 || core.Raise(kGp, 0);
+}
+
 StackWriter CurrentStack(Core& core) {
   return StackWriter(core, core.segments[kSs], core.gpr[kRsp], core.stack_64, By::kProgram, 0);
 }
@@ -78,6 +86,27 @@ bool TransferUnprotected(Core& core, const FarPointer& to, bool call, unsigned b
   return true;
 }
 
+bool JumpTo(Core& core, const Segment& cs, std::uint64_t offset) {
+  if (!ShadowStackFits(core, cs)) return false;
+  Enter(core, cs, offset);
+  TrackFar(core, core.cpl);
+  return true;
+}
+
+// A call that does not change the CPL.
+bool CallSame(Core& core, const Segment& cs, std::uint64_t offset, unsigned bytes) {
+  StackWriter stack = CurrentStack(core);
+  ShadowSwitch shadow;
+  const ShadowCall call = {
+      .level = core.cpl, .wide = core.long_mode() && cs.long_mode(), .return_rip = core.rip};
+  if (!PushReturn(core, bytes, stack) || !PrepareShadowCall(core, call, shadow)) return false;
+  shadow.Commit(core);
+  SetStackPointer(core, stack.sp());
+  Enter(core, cs, offset);
+  TrackFar(core, core.cpl);
+  return true;
+}
+
 // A code segment named directly. [intel/vol3] "Direct Calls or Jumps to Code Segments"
 bool TransferToCode(Core& core, const FarPointer& to, const Descriptor& code, bool call,
                     unsigned bytes) {
@@ -91,15 +120,7 @@ bool TransferToCode(Core& core, const FarPointer& to, const Descriptor& code, bo
   if (!PrepareCode(core, to.selector, code, core.cpl, cs)) return false;
   // Only an offset of 64 bits reaches beyond 4 GiB.
   if (!CheckTarget(core, cs, to.offset)) return false;
-  if (!call) {
-    Enter(core, cs, to.offset);
-    return true;
-  }
-  StackWriter stack = CurrentStack(core);
-  if (!PushReturn(core, bytes, stack)) return false;
-  SetStackPointer(core, stack.sp());
-  Enter(core, cs, to.offset);
-  return true;
+  return call ? CallSame(core, cs, to.offset, bytes) : JumpTo(core, cs, to.offset);
 }
 
 // What a call gate leads to.
@@ -143,9 +164,14 @@ bool CallInner(Core& core, const GateTarget& target, unsigned cpl) {
       !CheckTarget(core, target.cs, target.offset)) {
     return false;
   }
+  ShadowSwitch shadow;
+  const ShadowCall call = {.level = cpl, .wide = wide, .return_rip = core.rip};
+  if (!PrepareShadowCall(core, call, shadow)) return false;
+  shadow.Commit(core);
   core.segments[kSs] = ss;
   Enter(core, target.cs, target.offset);
   SetStackPointer(core, stack.sp());
+  TrackFar(core, cpl);
   return true;
 }
 
@@ -181,13 +207,8 @@ bool TransferByGate(Core& core, const FarPointer& to, const Descriptor& gate, bo
   if (!PrepareCode(core, selector, code, cpl, target.cs)) return false;
   if (inner) return CallInner(core, target, cpl);
   if (!CheckTarget(core, target.cs, target.offset)) return false;
-  if (call) {
-    StackWriter stack = CurrentStack(core);
-    if (!PushReturn(core, target.bytes, stack)) return false;
-    SetStackPointer(core, stack.sp());
-  }
-  Enter(core, target.cs, target.offset);
-  return true;
+  return call ? CallSame(core, target.cs, target.offset, target.bytes)
+              : JumpTo(core, target.cs, target.offset);
 }
 
 bool TransferToSystem(Core& core, const FarPointer& to, const Descriptor& descriptor, bool call) {
@@ -263,8 +284,13 @@ bool FarReturn(Core& core, const Op& op) {
     return false;
   }
   stack.Skip(extra);
+  const bool to_64 = core.long_mode() && cs.long_mode();
+  ShadowSwitch shadow;
+  const ShadowReturn to = {
+      .level = cpl, .wide = to_64, .selector = cs.selector, .linear = LinearIn(cs, to_64, offset)};
   if (cpl == core.cpl) {
-    if (!CheckTarget(core, cs, offset)) return false;
+    if (!CheckTarget(core, cs, offset) || !PrepareShadowReturn(core, to, shadow)) return false;
+    shadow.Commit(core);
     MoveStack(core, stack.offset());
     Enter(core, cs, offset);
     return true;
@@ -273,11 +299,11 @@ bool FarReturn(Core& core, const Op& op) {
   std::uint64_t ss_selector = 0;
   Segment ss;
   if (!stack.Pop(sp) || !stack.Pop(ss_selector) ||
-      !PrepareReturnStack(core, static_cast<std::uint16_t>(ss_selector), cpl,
-                          core.long_mode() && cs.long_mode(), ss) ||
-      !CheckTarget(core, cs, offset)) {
+      !PrepareReturnStack(core, static_cast<std::uint16_t>(ss_selector), cpl, to_64, ss) ||
+      !CheckTarget(core, cs, offset) || !PrepareShadowReturn(core, to, shadow)) {
     return false;
   }
+  shadow.Commit(core);
   core.segments[kSs] = ss;
   Enter(core, cs, offset);
   SetStackPointer(core, sp);

@@ -3,8 +3,10 @@ module;
 #include <cstdint>
 module pagesaw.cpu.far_transfer;
 
+import pagesaw.cpu.branch_tracking;
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.segmentation;
+import pagesaw.cpu.shadow_stack;
 
 namespace pagesaw::cpu {
 namespace {
@@ -35,6 +37,13 @@ void Enter(Core& core, const Segment& cs, const Segment& ss, std::uint64_t rip) 
   core.rip = rip;
 }
 
+// What happens to shadow stacks and trackers on the way to level 0, after UpdateMode; `kept`: a
+// shadow stack was in use.
+void EnterKernel(Core& core, bool kept) {
+  EnterShadowStack(core, kept);
+  TrackFar(core, 0);
+}
+
 }  // namespace
 
 // [intel/vol2] "SYSCALL"; [amd/vol3] "SYSCALL": Intel has it in 64-bit mode alone.
@@ -45,6 +54,7 @@ bool Syscall(Core& core, const Op&) {
     return core.Raise(kUd);
   }
   const std::uint64_t selector = core.star >> 32;
+  const bool kept = core.shadow_stack;
   if (core.long_mode()) {
     const std::uint64_t target = core.code_64() ? core.lstar : core.cstar;
     core.gpr[kRcx] = core.rip;
@@ -52,12 +62,14 @@ bool Syscall(Core& core, const Op&) {
     core.SetRflags(core.Rflags() & ~core.sfmask & ~kFlagRf);
     core.trap_cancelled = (core.rflags & kFlagTf) == 0;  // TF as masked decides
     Enter(core, FlatCode(selector, 0, Width::k64), FlatStack(selector + 8, 0), target);
+    EnterKernel(core, kept);
     return true;
   }
   core.gpr[kRcx] = core.rip;
   core.rflags &= ~(kFlagIf | kFlagRf);
   Enter(core, FlatCode(selector, 0, Width::k32), FlatStack(selector + 8, 0),
         core.star & 0xffff'ffff);
+  EnterKernel(core, kept);
   return true;
 }
 
@@ -92,6 +104,7 @@ bool Sysret(Core& core, const Op& op) {
     ss.limit = core.segments[kSs].limit;
   }
   Enter(core, FlatCode(selector + (wide ? 16 : 0), 3, wide ? Width::k64 : Width::k32), ss, rip);
+  LeaveShadowStack(core);
   return true;
 }
 
@@ -103,10 +116,12 @@ bool Sysenter(Core& core, const Op&) {
   if (core.real_mode() || (core.sysenter_cs & 0xfffc) == 0) return core.Raise(kGp, 0);
   const Width width = core.long_mode() ? Width::k64 : Width::k32;
   const std::uint64_t mask = width == Width::k64 ? ~std::uint64_t{0} : 0xffff'ffff;
+  const bool kept = core.shadow_stack;
   core.rflags &= ~(kFlagVm | kFlagIf | kFlagRf);
   Enter(core, FlatCode(core.sysenter_cs, 0, width), FlatStack(core.sysenter_cs + 8, 0),
         core.sysenter_eip & mask);
   core.gpr[kRsp] = core.sysenter_esp & mask;
+  EnterKernel(core, kept);
   return true;
 }
 
@@ -128,6 +143,7 @@ bool Sysexit(Core& core, const Op& op) {
   Enter(core, FlatCode(selector, 3, wide ? Width::k64 : Width::k32), FlatStack(selector + 8, 3),
         rip);
   core.gpr[kRsp] = rsp;
+  LeaveShadowStack(core);
   return true;
 }
 

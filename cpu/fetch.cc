@@ -67,8 +67,10 @@ const Block* Fetcher::Find(Core& core, bool single) {
   }
   const std::byte* host = nullptr;
   if (!TranslateFetch(core, linear, host)) return nullptr;
-  const CodeMode mode = {
-      .size = core.code_size, .protected_mode = core.protected_mode(), .single = single};
+  const CodeMode mode = {.size = core.code_size,
+                         .protected_mode = core.protected_mode(),
+                         .single = single,
+                         .cet = core.enforces_control_flow()};
   if (to_limit < kPageMask + 1) {
     return DecodeAcrossPages(core, linear, host, mode);
   }

@@ -52,6 +52,10 @@ DataRights DataRightsIn(const Core& core, const PageFormat& format, const Transl
            !format.ProtectionKeyFault(translation.leaf, translation.rights, asked, core.pkru,
                                       core.pkrs);
   };
+  if (access.is_shadow_stack()) {
+    return {.readable = allows(Access::ShadowStackRead(access.privilege())),
+            .writable = allows(Access::ShadowStackWrite(access.privilege()))};
+  }
   const bool dirty = !format.accessed_dirty || (translation.leaf & format.layout.dirty) != 0;
   return {.readable = allows(Access::Read(access.privilege())),
           .writable = dirty && allows(Access::Write(access.privilege()))};

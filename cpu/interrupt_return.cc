@@ -6,6 +6,7 @@ module pagesaw.cpu.exceptions;
 
 import pagesaw.cpu.flags_register;
 import pagesaw.cpu.segmentation;
+import pagesaw.cpu.shadow_stack;
 import pagesaw.cpu.task_switch;
 import pagesaw.cpu.transfer_stack;
 
@@ -74,7 +75,13 @@ bool ReturnToVirtual8086(Core& core, StackReader& stack, const Image& image) {
   for (std::uint64_t& selector : selectors) {
     if (!stack.Pop(selector)) return false;
   }
-  if (image.rip > 0xffff) return core.Raise(kGp, 0);
+  // Virtual-8086 mode has neither shadow stacks nor branch tracking.
+  const bool user_cet = core.ShadowStackEnabled(3) || core.BranchTrackingEnabled(3);
+  if (image.rip > 0xffff || user_cet) return core.Raise(kGp, 0);
+  if (core.shadow_stack) {
+    if ((core.cet.ssp & 7) != 0) return RaiseControlProtection(core, ControlProtection::kFarReturn);
+    if (!ReleaseToken(core, core.cet.ssp)) return false;
+  }
   SetFlags(core, image.flags, LoadableFlags(core, 4) | kFlagVm, 4);
   const auto set = [&core](SegmentName name, std::uint64_t selector) {
     SetSegment(core, name, RealModeSegment(core, name, static_cast<std::uint16_t>(selector)));
@@ -114,6 +121,14 @@ bool ReturnProtected(Core& core, unsigned bytes) {
     return false;
   }
   if (to_64 ? !IsCanonicalNow(core, image.rip) : image.rip > cs.limit) return core.Raise(kGp, 0);
+  ShadowSwitch shadow;
+  const ShadowReturn to = {.level = cpl,
+                           .wide = to_64,
+                           .event = true,
+                           .selector = cs.selector,
+                           .linear = LinearIn(cs, to_64, image.rip)};
+  if (!PrepareShadowReturn(core, to, shadow)) return false;
+  shadow.Commit(core);
 
   const std::uint64_t mask = LoadableFlags(core, bytes);
   if (!with_stack) MoveStack(core, stack.offset());

@@ -13,7 +13,20 @@ namespace {
 
 constexpr std::uint64_t kPageMask = 0xfff;
 
+Access ShadowStackAccess(const Core& core, By by, bool write) {
+  const Privilege privilege =
+      by == By::kUserShadowStack ? Privilege::kUser : Privilege::kSupervisor;
+  // Without paging no page is a shadow stack's, and none is refused.
+  if ((core.cr0 & kCr0Pg) == 0) return write ? Access::Write(privilege) : Access::Read(privilege);
+  return write ? Access::ShadowStackWrite(privilege) : Access::ShadowStackRead(privilege);
+}
+
+bool IsToShadowStack(By by) {
+  return by == By::kSupervisorShadowStack || by == By::kUserShadowStack;
+}
+
 Access AccessFor(const Core& core, By by, bool write) {
+  if (IsToShadowStack(by)) return ShadowStackAccess(core, by, write);
   if (by == By::kProgram && core.cpl == 3) {
     return write ? Access::Write(Privilege::kUser) : Access::Read(Privilege::kUser);
   }
@@ -46,7 +59,17 @@ std::uint64_t Untagged(const Core& core, std::uint64_t linear) {
 }
 
 TlbBank& BankFor(Core& core, By by) {
-  return by == By::kProgram ? *core.bank : core.tlb.bank(BankName::kSupervisor);
+  switch (by) {
+    case By::kProgram:
+      return *core.bank;
+    case By::kSupervisorShadowStack:
+      return core.tlb.bank(BankName::kSupervisorShadowStack);
+    case By::kUserShadowStack:
+      return core.tlb.bank(BankName::kUserShadowStack);
+    case By::kProcessor:
+      break;
+  }
+  return core.tlb.bank(BankName::kSupervisor);
 }
 
 void Fill(Core& core, By by, std::uint64_t linear, const HostPage& page) {
@@ -88,7 +111,7 @@ bool Locate(Core& core, std::uint64_t linear, unsigned bytes, bool write, By by,
     return true;
   }
   if (!IsFinalTableFault(core)) return false;  // a fault on a guest's table has its own question
-  if (write) {
+  if (write || IsToShadowStack(by)) {
     host = core.replay.Lent(linear);
     if (host != nullptr) {
       core.stop = Stop::kNone;
@@ -301,14 +324,14 @@ bool ProbeRead(Core& core, std::uint64_t linear, unsigned bytes, By by) {
   return ProbeRange(core, linear, bytes, false, by);
 }
 
-bool HostForModify(Core& core, std::uint64_t linear, unsigned bytes, std::byte*& host) {
+bool HostForModify(Core& core, std::uint64_t linear, unsigned bytes, std::byte*& host, By by) {
   host = nullptr;
-  if (Misaligned(core, linear, bytes, By::kProgram)) return core.Raise(kAcVector, 0);
+  if (Misaligned(core, linear, bytes, by)) return core.Raise(kAcVector, 0);
   if (!Watched(core, linear, bytes, true)) return false;
   if ((linear & (bytes - 1)) != 0 && (linear & kPageMask) + bytes > kPageMask + 1) {
-    return ProbeWrite(core, linear, bytes, By::kProgram);
+    return ProbeWrite(core, linear, bytes, by);
   }
-  if (Locate(core, linear, 0, true, By::kProgram, host)) {
+  if (Locate(core, linear, 0, true, by, host)) {
     core.code->Changed(reinterpret_cast<std::uint64_t>(host), bytes);
     return true;
   }

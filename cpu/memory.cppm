@@ -13,9 +13,15 @@ export import pagesaw.cpu.host_bytes;
 export namespace pagesaw::cpu {
 
 // Who an access is made by: the program at its CPL, or the processor on its own account (descriptor
-// tables, TSS, stacks of inner rings), which is supervisor-mode at any CPL.
-// [intel/vol3] "Access Rights", implicit supervisor-mode accesses
-enum class By : std::uint8_t { kProgram, kProcessor };
+// tables, TSS, stacks of inner rings), which is supervisor-mode at any CPL. Accesses to shadow
+// stacks are of a mode of their own, whatever the CPL. [intel/vol3] "Access Rights", implicit
+// supervisor-mode accesses
+enum class By : std::uint8_t {
+  kProgram,
+  kProcessor,
+  kSupervisorShadowStack,
+  kUserShadowStack,
+};
 
 // Checks `offset` in `segment` for an access of `bytes` bytes and gives the linear address. Raises
 // #GP(0) or #SS(0). In 64-bit mode: base of FS and GS, canonical form.
@@ -33,7 +39,8 @@ bool ProbeRead(Core& core, std::uint64_t linear, unsigned bytes, By by);
 
 // Host memory for an atomic read-modify-write of `bytes` bytes at `linear`, aligned to `bytes`;
 // null in `host` if it must be done with LoadSlow and StoreSlow (a device, or crossing pages).
-bool HostForModify(Core& core, std::uint64_t linear, unsigned bytes, std::byte*& host);
+bool HostForModify(Core& core, std::uint64_t linear, unsigned bytes, std::byte*& host,
+                   By by = By::kProgram);
 
 // Whether all of a T at `linear` lies in the page that `tag` names.
 template <class T>

@@ -149,7 +149,7 @@ Selection SelectHint(const Decoded& decoded, Op& op) {
     case ZYDIS_MNEMONIC_PAUSE:
     case ZYDIS_MNEMONIC_ENDBR32:
     case ZYDIS_MNEMONIC_ENDBR64:
-    case ZYDIS_MNEMONIC_RDSSPD:  // while shadow stacks are off
+    case ZYDIS_MNEMONIC_RDSSPD:  // of a processor without shadow stacks
     case ZYDIS_MNEMONIC_RDSSPQ:
     case ZYDIS_MNEMONIC_CLDEMOTE:
     case ZYDIS_MNEMONIC_PREFETCH:

@@ -94,11 +94,11 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kSha, "sha_ni", 7, 0, kEbx, 29, Support::kHost},
     {Feature::kUmip, "umip", 7, 0, kEcx, 2, Support::kOn},
     {Feature::kPku, "pku", 7, 0, kEcx, 3, Support::kOn},
-    {Feature::kShstk, "shstk", 7, 0, kEcx, 7, Support::kNone},
+    {Feature::kShstk, "shstk", 7, 0, kEcx, 7, Support::kOn},
     {Feature::kLa57, "la57", 7, 0, kEcx, 16, Support::kOn},
     {Feature::kRdpid, "rdpid", 7, 0, kEcx, 22, Support::kOn},
     {Feature::kPks, "pks", 7, 0, kEcx, 31, Support::kOn},
-    {Feature::kIbt, "ibt", 7, 0, kEdx, 20, Support::kNone},
+    {Feature::kIbt, "ibt", 7, 0, kEdx, 20, Support::kOn},
     {Feature::kLam, "lam", 7, 1, kEax, 26, Support::kOn},
     {Feature::kXsaveopt, "xsaveopt", 0xd, 1, kEax, 0, Support::kOn},
     {Feature::kXsavec, "xsavec", 0xd, 1, kEax, 1, Support::kOn},
@@ -182,6 +182,11 @@ void DropUnfounded(CpuModel& model) {
   }
 }
 
+// Whether processors of the model's vendor have the feature.
+bool OfVendor(const FeatureRow& row, const CpuModel& model) {
+  return !model.amd_rules() || row.feature != Feature::kIbt;
+}
+
 constexpr unsigned kMinPhysicalBits = 32;
 constexpr unsigned kMaxPhysicalBits = 52;
 
@@ -212,6 +217,7 @@ std::string ApplyWish(std::string_view wish, CpuModel& model) {
   const FeatureRow* row = FindRow(wish.substr(1));
   if (row == nullptr) return QuotedFeature(wish) + ": unknown";
   if (on && row->support == Support::kNone) return QuotedFeature(wish) + ": not implemented";
+  if (on && !OfVendor(*row, model)) return QuotedFeature(wish) + ": not of AMD's processors";
   if (on && !IsPossible(*row)) return QuotedFeature(wish) + ": not on this host";
   model.Set(row->feature, on);
   return {};
@@ -302,7 +308,7 @@ CpuidResult CpuModel::XsaveLeaf(std::uint32_t subleaf, const CpuidDynamic& dynam
     return result;
   }
   if (subleaf == 1) {
-    CpuidResult result = {FeatureBits(0xd, 1, kEax), 0, 0, 0};
+    CpuidResult result = {FeatureBits(0xd, 1, kEax), 0, static_cast<std::uint32_t>(xss_bits()), 0};
     if (Has(Feature::kXsavec)) {
       result.ebx = kArea;
       for (unsigned i = 2; i < 32; ++i) {
@@ -311,9 +317,10 @@ CpuidResult CpuModel::XsaveLeaf(std::uint32_t subleaf, const CpuidDynamic& dynam
     }
     return result;
   }
-  if (subleaf >= 32 || (all >> subleaf & 1) == 0) return {};
+  if (subleaf >= 32 || ((all | xss_bits()) >> subleaf & 1) == 0) return {};
   const XsaveComponent component = XsaveComponentOf(subleaf);
-  return {component.bytes, component.offset, 0, 0};
+  return {component.bytes, component.offset, static_cast<std::uint32_t>(xss_bits() >> subleaf & 1),
+          0};
 }
 
 // One data, one instruction and one unified cache, all of them private to the processor.
@@ -438,7 +445,9 @@ std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
   model.set_physical_bits(options.physical_bits);
   model.set_apic_id(options.apic_id);
   model.set_cpu_count(options.cpu_count);
-  for (const FeatureRow& row : kFeatures) model.Set(row.feature, IsDefault(row));
+  for (const FeatureRow& row : kFeatures) {
+    model.Set(row.feature, IsDefault(row) && OfVendor(row, model));
+  }
   std::string_view rest = options.features;
   while (!rest.empty()) {
     const std::size_t comma = rest.find(',');

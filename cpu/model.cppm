@@ -105,7 +105,8 @@ struct CpuidDynamic {
   std::uint64_t xcr0 = 1, xss = 0;
 };
 
-// Where the standard format of an XSAVE area has a state component. `bytes` 0: there is none.
+// Where the standard format of an XSAVE area has a state component; 0 for those that only XSAVES
+// saves. `bytes` 0: there is none.
 struct XsaveComponent {
   std::uint16_t offset = 0;
   std::uint16_t bytes = 0;
@@ -116,6 +117,10 @@ constexpr XsaveComponent XsaveComponentOf(unsigned number) {
       return {576, 256};  // the upper halves of the YMM registers
     case 9:
       return {2688, 8};  // PKRU
+    case 11:
+      return {0, 16};  // CET_U: IA32_U_CET, IA32_PL3_SSP
+    case 12:
+      return {0, 24};  // CET_S: IA32_PL0_SSP to IA32_PL2_SSP
     default:
       return {};
   }
@@ -151,6 +156,12 @@ class CpuModel {
     if (!Has(Feature::kXsave)) return 1;
     return 1u | (Has(Feature::kSse) ? 2u : 0) | (Has(Feature::kAvx) ? 4u : 0) |
            (Has(Feature::kPku) ? 1u << 9 : 0);
+  }
+
+  // The bits that IA32_XSS can have.
+  inline std::uint64_t xss_bits() const {
+    if (!Has(Feature::kXsaves)) return 0;
+    return Has(Feature::kShstk) || Has(Feature::kIbt) ? 3u << 11 : 0;
   }
 
   PagingFeatures paging() const;

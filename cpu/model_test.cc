@@ -52,11 +52,27 @@ TEST(MakeModel, TogglesFeaturesByName) {
 
 TEST(MakeModel, NamesWhatItRefuses) {
   EXPECT_NE(ErrorOf("+warp").find("\"+warp\": unknown"), std::string::npos);
-  EXPECT_NE(ErrorOf("+ibt").find("\"+ibt\": not implemented"), std::string::npos);
+  EXPECT_NE(ErrorOf("+mca").find("\"+mca\": not implemented"), std::string::npos);
   EXPECT_NE(ErrorOf("smep").find("\"smep\": must be"), std::string::npos);
   EXPECT_NE(ErrorOf("+smep,,").find("\"\""), std::string::npos);
   EXPECT_EQ(MakeModel({.physical_bits = 53}).index(), 1u);
   EXPECT_EQ(MakeModel({.cpu_count = 0}).index(), 1u);
+}
+
+// [amd/vol2] "Shadow Stacks": AMD's processors track no branches.
+TEST(MakeModel, KnowsBranchTrackingOnIntelAlone) {
+  const FakeExtension intel("GenuineIntel");
+  const FakeExtension amd("AuthenticAMD");
+  const CpuModel one = std::get<CpuModel>(MakeModel({.extension = &intel}));
+  const CpuModel other = std::get<CpuModel>(MakeModel({.extension = &amd}));
+  EXPECT_TRUE(one.Has(Feature::kShstk));
+  EXPECT_TRUE(one.Has(Feature::kIbt));
+  EXPECT_TRUE(other.Has(Feature::kShstk));
+  EXPECT_FALSE(other.Has(Feature::kIbt));
+  const auto refused = MakeModel({.extension = &amd, .features = "+ibt"});
+  ASSERT_EQ(refused.index(), 1u);
+  EXPECT_NE(std::get<std::string>(refused).find("\"+ibt\": not of AMD's processors"),
+            std::string::npos);
 }
 
 TEST(Cpuid, GivesVendorAndBrand) {

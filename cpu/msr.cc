@@ -5,6 +5,7 @@ module;
 #include <optional>
 module pagesaw.cpu.msr;
 
+import pagesaw.cpu.cet_registers;
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.control_registers;
 import pagesaw.cpu.monitor;
@@ -63,6 +64,10 @@ Result WriteKept(Core& core, std::uint32_t index, std::uint64_t value) {
   return done ? Result::kDone : Result::kRefused;
 }
 
+bool HasCet(const CpuModel& model) {
+  return model.Has(Feature::kShstk) || model.Has(Feature::kIbt);
+}
+
 Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
   const CpuModel& model = *core.model;
   const auto gated = [&value](bool has, std::uint64_t held) {
@@ -86,6 +91,17 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
       return gated(true, core.debugctl);
     case kMsrPat:
       return gated(model.Has(Feature::kPat), core.pat);
+    case kMsrUserCet:
+      return gated(HasCet(model), core.cet.user);
+    case kMsrSupervisorCet:
+      return gated(HasCet(model), core.cet.supervisor);
+    case kMsrPl0Ssp:
+    case kMsrPl1Ssp:
+    case kMsrPl2Ssp:
+    case kMsrPl3Ssp:
+      return gated(model.Has(Feature::kShstk), core.cet.privilege_ssp[index - kMsrPl0Ssp]);
+    case kMsrInterruptSspTable:
+      return gated(model.Has(Feature::kShstk), core.cet.interrupt_ssp_table);
     case kMsrPkrs:
       return gated(model.Has(Feature::kPks), core.pkrs);
     case kMsrXss:
@@ -136,6 +152,13 @@ bool SetEfer(Core& core, std::uint64_t value) {
   return true;
 }
 
+bool SetCet(Core& core, std::uint64_t& controls, std::uint64_t value) {
+  if (!HasCet(*core.model) || !IsLegalCet(core, value)) return false;
+  controls = value;
+  core.UpdateMode();
+  return true;
+}
+
 // Memory types 0, 1, 4 to 7 in each byte. [intel/vol3] "IA32_PAT MSR"
 bool IsLegalPat(std::uint64_t value) {
   for (unsigned shift = 0; shift < 64; shift += 8) {
@@ -179,12 +202,24 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
       return set(core.debugctl, (value & ~kDebugctlBtf) == 0);
     case kMsrPat:
       return set(core.pat, model.Has(Feature::kPat) && IsLegalPat(value));
+    case kMsrUserCet:
+      return ignore(SetCet(core, core.cet.user, value));
+    case kMsrSupervisorCet:
+      return ignore(SetCet(core, core.cet.supervisor, value));
+    case kMsrPl0Ssp:
+    case kMsrPl1Ssp:
+    case kMsrPl2Ssp:
+    case kMsrPl3Ssp:
+      return set(core.cet.privilege_ssp[index - kMsrPl0Ssp],
+                 model.Has(Feature::kShstk) && IsLegalSsp(core, value));
+    case kMsrInterruptSspTable:
+      return set(core.cet.interrupt_ssp_table, canonical(Feature::kShstk));
     case kMsrPkrs:
       if (!model.Has(Feature::kPks) || value >> 32 != 0) return Result::kRefused;
       core.SetProtectionKeys(core.pkrs, static_cast<std::uint32_t>(value));
       return Result::kDone;
-    case kMsrXss:  // no supervisor state components
-      return set(core.xss, model.Has(Feature::kXsaves) && value == 0);
+    case kMsrXss:
+      return set(core.xss, model.Has(Feature::kXsaves) && (value & ~model.xss_bits()) == 0);
     case kMsrEfer:
       return ignore(SetEfer(core, value));
     case kMsrStar:

@@ -17,6 +17,7 @@ struct Decoded {
   CodeSize code_size = CodeSize::k64;
   AddressKind address_kind = AddressKind::kFlat;
   const CpuModel* model = nullptr;
+  bool cet = false;  // for code whose control flow is checked
 };
 
 // A module's choice. `run` null: not an instruction of that module. `ends_block`: control or mode

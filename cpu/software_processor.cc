@@ -9,7 +9,9 @@ module;
 #include <utility>
 module pagesaw.cpu.software_processor;
 
+import pagesaw.cpu.branch_tracking;
 import pagesaw.cpu.control_bits;
+import pagesaw.cpu.dispatch;
 import pagesaw.cpu.exceptions;
 
 namespace pagesaw::cpu {
@@ -55,6 +57,13 @@ std::uint64_t LinearRip(const Core& core) {
 // Whether a block of one instruction is a direct jump or call: behind it stands room for its target
 // and nothing else.
 bool IsDirectJump(const Block& block) { return block.op_count == 2 && block.ops[1].run == nullptr; }
+
+// Whether the tracker lets `first`, the instruction at RIP, be executed. INT3 and INT1 stand where
+// a debugger has put them: their traps come first. [intel/vol1] "INT3 Treatment"
+bool AdmitTarget(Core& core, const Op& first) {
+  return IsEndBranch(core, first) || first.run == &Ending<&Int3> || first.run == &Ending<&Int1> ||
+         AdmitLegacy(core);
+}
 
 }  // namespace
 
@@ -234,8 +243,10 @@ bool SoftwareProcessor::RunBlock() {
   core.alone = single;
   core.stop = Stop::kNone;
   const Block* block = fetcher_.Find(core, single);
+  const bool admitted =
+      block != nullptr && (!WaitsForEndBranch(core) || AdmitTarget(core, block->ops[0]));
   bool branched = false;
-  if (block != nullptr) {
+  if (admitted) {
     // A single instruction runs on a budget of its own, so that it cannot jump on into a block.
     const bool alone = single;
     const std::int64_t rest = core.budget - block->instructions;
@@ -346,6 +357,7 @@ CpuState SoftwareProcessor::GetState() const {
   state.sysenter_eip = core.sysenter_eip;
   state.pat = core.pat;
   state.tsc_aux = core.tsc_aux;
+  state.cet = core.cet;
   state.activity = core.activity;
   state.interrupt_shadow = core.interrupt_shadow;
   state.nmi_blocked = core.nmi_blocked;
@@ -384,6 +396,7 @@ void SoftwareProcessor::SetState(const CpuState& state) {
   core.sysenter_eip = state.sysenter_eip;
   core.pat = state.pat;
   core.tsc_aux = state.tsc_aux;
+  core.cet = state.cet;
   core.activity = state.activity;
   core.interrupt_shadow = state.interrupt_shadow;
   core.nmi_blocked = state.nmi_blocked;

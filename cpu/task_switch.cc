@@ -6,8 +6,10 @@ module;
 #include <optional>
 module pagesaw.cpu.task_switch;
 
+import pagesaw.cpu.branch_tracking;
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.page_directory_pointers;
+import pagesaw.cpu.shadow_stack;
 import pagesaw.cpu.transfer_stack;
 
 namespace pagesaw::cpu {
@@ -42,6 +44,17 @@ struct Loaded {
   std::array<Segment, 6> segments = {};
   Segment ldt;
   std::array<std::uint64_t, 4> pdptes = {};
+  ShadowSwitch shadow;
+};
+
+// The new task as the shadow stacks see it.
+struct TaskShadow {
+  Segment tss;
+  TaskSwitchKind kind = TaskSwitchKind::kJump;
+  std::uint64_t return_rip = 0;
+  // What IRET finds on the old shadow stack: where it goes, and the pointer to go on with.
+  std::uint64_t cs = 0, linear = 0, previous = 0;
+  std::uint64_t top = 0;  // where the old shadow stack's token is then
 };
 
 const TssLayout& LayoutOf(unsigned type) { return (type & 8) != 0 ? kLayout32 : kLayout16; }
@@ -171,9 +184,58 @@ bool PrepareSegments(Core& core, const Task& task, Loaded& loaded) {
   return task.eip <= loaded.segments[kCs].limit || core.Raise(kGp, 0);
 }
 
+// Takes the shadow stack that the new TSS names, by its token, and pushes on it where a nested task
+// returns to. [intel/vol1] "Shadow Stack Usage on Task Switch"
+bool TakeTaskShadowStack(Core& core, const Task& task, const TaskShadow& to, Loaded& loaded) {
+  const bool virtual_8086 = (task.eflags & kFlagVm) != 0;
+  const unsigned cpl = virtual_8086 ? 3 : task.selectors[kCs] & 3;
+  const std::uint32_t error = SelectorError(to.tss.selector);
+  if (virtual_8086 && (core.ShadowStackEnabled(3) || core.BranchTrackingEnabled(3))) {
+    return core.Raise(kTs, error);
+  }
+  const bool returns = to.kind == TaskSwitchKind::kReturn && core.shadow_stack;
+  const std::uint64_t linear = LinearIn(loaded.segments[kCs], false, task.eip);
+  if (returns && (to.cs != task.selectors[kCs] || to.linear != linear || (to.previous & 3) != 0)) {
+    return RaiseControlProtection(core, ControlProtection::kFarReturn);
+  }
+  if (!core.ShadowStackEnabled(cpl)) return true;
+  loaded.shadow.sets_ssp = true;
+  if (returns) {
+    loaded.shadow.ssp = to.previous;
+    return to.previous >> 32 == 0 || core.Raise(kGp, 0);
+  }
+  constexpr std::uint32_t kSspOffset = 104;
+  std::uint64_t ssp = 0;
+  if ((to.tss.type() & 8) == 0 || to.tss.limit < kSspOffset + 3) return core.Raise(kTs, error);
+  if (!LoadField(core, to.tss, kSspOffset, 4, ssp)) return false;
+  bool equal = false;
+  if ((ssp & 7) != 0) return core.Raise(kTs, error);
+  if (!ExchangeShadow(core, cpl, ssp, ssp, ssp | 1, equal)) return false;
+  if (!equal) return core.Raise(kTs, error);
+  loaded.shadow.ssp = ssp;
+  if (to.kind != TaskSwitchKind::kCall || !core.shadow_stack) return true;
+  loaded.shadow.ssp = ssp - 24;
+  const std::uint64_t selector = core.segments[kCs].selector;
+  return StoreShadow(core, cpl, false, ssp - 8, selector) &&
+         StoreShadow(core, cpl, false, ssp - 16, LinearIp(core, to.return_rip)) &&
+         StoreShadow(core, cpl, false, ssp - 24, core.cet.ssp);
+}
+
+// Reads what the shadow stack of a task that IRET leaves says about the one it returns to.
+bool LeaveTaskShadowStack(Core& core, TaskShadow& to) {
+  const std::uint64_t ssp = core.cet.ssp;
+  to.top = ssp;
+  if (!core.shadow_stack || to.kind != TaskSwitchKind::kReturn) return true;
+  if ((ssp & 7) != 0) return RaiseControlProtection(core, ControlProtection::kFarReturn);
+  to.top = ssp + 24;
+  return LoadShadow(core, core.cpl, false, ssp + 16, to.cs) &&
+         LoadShadow(core, core.cpl, false, ssp + 8, to.linear) &&
+         LoadShadow(core, core.cpl, false, ssp, to.previous);
+}
+
 // The new task's segments, seen through its own LDT and tables. What it changes to look is put
 // back.
-bool Prepare(Core& core, const Task& task, Loaded& loaded) {
+bool Prepare(Core& core, const Task& task, const TaskShadow& shadow, Loaded& loaded) {
   const bool new_cr3 = task.cr3 != core.cr3;
   loaded.pdptes = core.pdptes;
   if (new_cr3 && !LoadPdptes(core, task.cr3, core.cr0, core.cr4, loaded.pdptes)) return false;
@@ -187,7 +249,8 @@ bool Prepare(Core& core, const Task& task, Loaded& loaded) {
     core.pdptes = loaded.pdptes;
     core.UpdatePaging();
   }
-  const bool done = PrepareSegments(core, task, loaded);
+  const bool done =
+      PrepareSegments(core, task, loaded) && TakeTaskShadowStack(core, task, shadow, loaded);
   core.segments[kLdtr] = old_ldt;
   if (new_cr3 && core.tables.second_stage) {
     core.cr3 = old_cr3;
@@ -224,6 +287,10 @@ void Enter(Core& core, const Task& task, const Loaded& loaded, const TaskSwitch&
                                 .pcid = core.paging.pcid()};
       core.LeaveWith(ExitReason::kPagingChanged);
     }
+  }
+  loaded.shadow.Commit(core);
+  if (to.kind != TaskSwitchKind::kReturn && (task.eflags & kFlagVm) == 0) {
+    TrackFar(core, task.selectors[kCs] & 3);
   }
   core.UpdateMode();
 }
@@ -282,8 +349,16 @@ bool SwitchTask(Core& core, const TaskSwitch& to) {
   if (!ProbeWrite(core, At(old, 0), LayoutOf(old.type()).limit + 1, By::kProcessor)) return false;
   Task task;
   Loaded loaded;
-  if (!LoadTask(core, tss, layout, task) || !Prepare(core, task, loaded)) return false;
+  TaskShadow shadow = {.tss = tss, .kind = to.kind, .return_rip = to.return_rip};
+  if (!LoadTask(core, tss, layout, task) || !LeaveTaskShadowStack(core, shadow) ||
+      !Prepare(core, task, shadow, loaded)) {
+    return false;
+  }
   if (to.error_code && !PushErrorCode(core, task, loaded, layout.bytes, *to.error_code)) {
+    return false;
+  }
+  // Giving back a token that is given back already does nothing: it may be done again.
+  if (core.shadow_stack && to.kind != TaskSwitchKind::kCall && !ReleaseToken(core, shadow.top)) {
     return false;
   }
   if (!SaveTask(core, to) || !MarkTasks(core, to, descriptor, tss)) return false;

@@ -94,6 +94,8 @@ enum class BankName : std::uint8_t {
   kSupervisorSmapWaived,  // explicit supervisor accesses with AC = 1
   kUser,
   kChecked,  // never filled: user accesses under alignment checking, each judged in the slow path
+  kSupervisorShadowStack,  // accesses to shadow stacks, of which ordinary ones tell nothing
+  kUserShadowStack,
 };
 
 class Tlb {
@@ -145,7 +147,7 @@ class Tlb {
   bool HoldsCode(std::uint64_t linear, unsigned shift) const;
   static constexpr std::uint64_t kManyPages = ~std::uint64_t{0};
 
-  std::array<TlbBank, 4> banks_;
+  std::array<TlbBank, 6> banks_;
   // Regions, by a hash, of which some entry may be a piece of a large page.
   std::bitset<kRegions> pieces_2m_, pieces_1g_;
   KeyedPages keyed_;        // by other keys than 0, which most pages have

@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,7 @@ constexpr std::uint64_t kP = 1, kW = 2, kU = 4, kA = 0x20, kD = 0x40, kPs = 0x80
 constexpr std::uint64_t kXd = std::uint64_t{1} << 63;
 constexpr std::uint64_t Bit(unsigned bit) { return std::uint64_t{1} << bit; }
 
-constexpr std::array<oracle::Access, 9> kAccesses = {{
+constexpr std::array<oracle::Access, 13> kAllAccesses = {{
     {},
     {.with_ac = true},
     {.user = true},
@@ -36,10 +37,22 @@ constexpr std::array<oracle::Access, 9> kAccesses = {{
     {.fetch = true},
     {.fetch = true, .with_ac = true},
     {.fetch = true, .user = true},
+    {.shadow_stack = true},
+    {.user = true, .shadow_stack = true},
+    {.write = true, .shadow_stack = true},
+    {.write = true, .user = true, .shadow_stack = true},
 }};
+
+// Those that a processor makes: without CR4.CET there are no accesses to shadow stacks.
+std::span<const oracle::Access> AccessesOf(const oracle::Processor& p) {
+  return std::span(kAllAccesses).first(p.cet ? kAllAccesses.size() : 9);
+}
 
 Access OursOf(const oracle::Access& access) {
   const Privilege by = access.user ? Privilege::kUser : Privilege::kSupervisor;
+  if (access.shadow_stack) {
+    return access.write ? Access::ShadowStackWrite(by) : Access::ShadowStackRead(by);
+  }
   const Access ours = access.fetch   ? Access::Fetch(by)
                       : access.write ? Access::Write(by)
                                      : Access::Read(by);
@@ -59,6 +72,7 @@ PagingState StateOf(const oracle::Processor& p) {
   set(state.cr4, kCr4Smap, p.smap);
   set(state.cr4, kCr4Pke, p.pke);
   set(state.cr4, kCr4Pks, p.pks);
+  set(state.cr4, kCr4Cet, p.cet);
   set(state.efer, kEferLme | kEferLma, p.levels >= 4);
   set(state.efer, kEferNxe, p.nxe);
   state.cr3 = p.root;
@@ -199,7 +213,8 @@ class OneWay {
           << (access.fetch   ? "fetch"
               : access.write ? "write"
                              : "read")
-          << (access.with_ac ? " with AC" : "") << ", M " << processor_.maxphyaddr
+          << (access.with_ac ? " with AC" : "") << (access.shadow_stack ? " of a shadow stack" : "")
+          << (processor_.cet ? ", CET" : "") << ", M " << processor_.maxphyaddr
           << (processor_.nxe ? " NXE" : "") << (processor_.wp ? " WP" : "")
           << (processor_.smep ? " SMEP" : "") << (processor_.smap ? " SMAP" : "")
           << (processor_.pke ? " PKE" : "") << (processor_.pks ? " PKS" : "")
@@ -230,7 +245,7 @@ INSTANTIATE_TEST_SUITE_P(Levels, LinearWalk, testing::Values(2, 3, 4, 5),
 // Calls `visit` with every combination of the control bits that rights depend on.
 template <typename Visit>
 void ForEachControl(OneWay& way, Visit visit) {
-  const unsigned count = way.levels() >= 4 ? 64 : 16;
+  const unsigned count = way.levels() >= 4 ? 128 : 32;
   for (unsigned bits = 0; bits < count; ++bits) {
     const auto on = [bits](unsigned bit) { return (bits >> bit & 1) != 0; };
     oracle::Processor& p = way.processor();
@@ -238,8 +253,10 @@ void ForEachControl(OneWay& way, Visit visit) {
     p.wp = on(1);
     p.smep = on(2);
     p.smap = on(3);
-    p.pke = on(4);
-    p.pks = on(5);
+    p.cet = on(4);
+    p.pke = on(5);
+    p.pks = on(6);
+    if (p.cet && !p.wp) continue;
     way.Reset();
     visit();
   }
@@ -276,7 +293,8 @@ TEST_P(LinearWalk, FindsTheSameFaultFirstWhateverEachLevelSays) {
       for (unsigned level = 1; level <= levels; ++level, rest /= states) {
         way_.Set(level, state(level, rest % states));
       }
-      for (const oracle::Access& access : kAccesses) ASSERT_TRUE(way_.Agrees(access));
+      for (const oracle::Access& access : AccessesOf(way_.processor()))
+        ASSERT_TRUE(way_.Agrees(access));
     }
   });
 }
@@ -296,7 +314,8 @@ TEST_P(LinearWalk, JudgesRightsOfLeavesOfEverySize) {
         if (large != 0) frame = (way_.levels() == 2 ? 0x00c7'e000 : 0x40'0000'0000) | Bit(12);
         way_.Set(leaf,
                  frame | kP | large | on(0, kW) | on(1, kU) | on(2, kA) | on(3, kD) | on(4, kXd));
-        for (const oracle::Access& access : kAccesses) ASSERT_TRUE(way_.Agrees(access));
+        for (const oracle::Access& access : AccessesOf(way_.processor()))
+          ASSERT_TRUE(way_.Agrees(access));
       }
     }
   });
@@ -355,7 +374,8 @@ TEST_P(LinearWalk, ProtectionKeysBindThePagesAndAccessesThatTheyShould) {
           if ((bits & 2) != 0) leaf &= ~kU;
           if ((bits & 4) != 0) leaf |= kXd;
           way_.Set(1, leaf);
-          for (const oracle::Access& access : kAccesses) ASSERT_TRUE(way_.Agrees(access));
+          for (const oracle::Access& access : AccessesOf(way_.processor()))
+            ASSERT_TRUE(way_.Agrees(access));
         }
       }
     }
@@ -370,7 +390,8 @@ TEST_P(LinearWalk, OnlyTheLeafHasAProtectionKey) {
   for (unsigned level = 1; level <= way_.levels(); ++level) {
     way_.SetGood();
     way_.Set(level, way_.Good(level) | std::uint64_t{9} << 59);
-    for (const oracle::Access& access : kAccesses) ASSERT_TRUE(way_.Agrees(access));
+    for (const oracle::Access& access : AccessesOf(way_.processor()))
+      ASSERT_TRUE(way_.Agrees(access));
   }
 }
 

@@ -42,7 +42,8 @@ GuestTables::GuestTables(const GuestMemory& memory, const PagingFeatures& featur
       return MakeLegacyFormat({.mode = mode,
                                .features = features,
                                .page_size_extensions = pse,
-                               .permissions = {.no_execute = no_execute}});
+                               .permissions = {.no_execute = no_execute},
+                               .shadow_stacks = true});
     };
     formats_[no_execute] = {make(PagingMode::k32Bit, true), make(PagingMode::k32Bit, false),
                             make(PagingMode::kPae, true), make(PagingMode::k5Level, true)};
@@ -88,9 +89,10 @@ GuestTables::Table GuestTables::Open(Gfn gfn, const ShadowRole& role) const {
                          .rights = format.RightsOf(entry)};
   }
   const bool dirty = (entry & layout.dirty) != 0 || read_only_;
+  const Rights shadow_stack(format.IsShadowStackLeaf(entry) ? Rights::kShadowStack : 0);
   const std::uint64_t key = role.long_mode ? entry >> kProtectionKeyShift & 15 : 0;
   return ShadowedEntry{.gfn = LeafGfn(format, role, entry, index),
-                       .rights = format.RightsOf(entry),
+                       .rights = format.RightsOf(entry) | shadow_stack,
                        .leaf = true,
                        .dirty = dirty,
                        .protection_key = static_cast<std::uint8_t>(key)};

@@ -18,8 +18,10 @@ export namespace pagesaw {
 
 // What a guest entry grants and names, as far as an SPTE made from it depends on it.
 struct ShadowedEntry {
-  Gfn gfn = {};        // the table below; or the first frame of what this SPTE can map
-  Rights rights = {};  // of the entry alone
+  Gfn gfn = {};  // the table below; or the first frame of what this SPTE can map
+  // Of the entry alone. A leaf that may be a shadow stack's is that whatever CR4.CET says: without
+  // it nobody asks.
+  Rights rights = {};
   bool leaf = false;
   bool dirty = false;               // leaf only
   std::uint8_t protection_key = 0;  // leaf only
@@ -27,29 +29,30 @@ struct ShadowedEntry {
   constexpr bool operator==(const ShadowedEntry&) const = default;
 
   // Whether what was made from `this` is still right when the entry has become `now`: it says the
-  // same, or it has only become dirty.
+  // same, or it has only become dirty, which may have made it a shadow stack's.
   constexpr bool StillHolds(ShadowedEntry now) const {
     now.dirty = now.dirty && dirty;
+    if (!dirty) now.rights = now.rights.Without(Rights::kShadowStack);
     return *this == now;
   }
 
   // As one word that is never 0.
   constexpr std::uint64_t Pack() const {
-    return gfn.number << 12 | std::uint64_t{leaf} << 11 | std::uint64_t{dirty} << 10 |
-           std::uint64_t{protection_key} << 6 | 1u << 5 | rights.bits();
+    return gfn.number << 13 | std::uint64_t{leaf} << 12 | std::uint64_t{dirty} << 11 |
+           std::uint64_t{protection_key} << 7 | 1u << 6 | rights.bits();
   }
   static constexpr ShadowedEntry Unpack(std::uint64_t word) {
-    return {.gfn = Gfn{word >> 12},
-            .rights = Rights(word & 31),
-            .leaf = (word >> 11 & 1) != 0,
-            .dirty = (word >> 10 & 1) != 0,
-            .protection_key = static_cast<std::uint8_t>(word >> 6 & 15)};
+    return {.gfn = Gfn{word >> 13},
+            .rights = Rights(word & 63),
+            .leaf = (word >> 12 & 1) != 0,
+            .dirty = (word >> 11 & 1) != 0,
+            .protection_key = static_cast<std::uint8_t>(word >> 7 & 15)};
   }
 };
-static_assert(Rights::All().bits() < 32);
+static_assert((Rights::All() | Rights(Rights::kShadowStack)).bits() < 64);
 
 // What each SPTE of a page was made from, as ShadowedEntry packs it; 0: nothing. Seven bytes hold
-// the 40 bits of a frame and the 12 of the rest: there is one for each page that a guest maps.
+// the 40 bits of a frame and the 13 of the rest: there is one for each page that a guest maps.
 class ShadowedEntries {
  public:
   inline std::uint64_t Get(unsigned index) const {
@@ -66,7 +69,7 @@ class ShadowedEntries {
   static constexpr unsigned kCount = 512;
   static constexpr unsigned kBytes = 7;
   static constexpr std::uint64_t kMask = (std::uint64_t{1} << (8 * kBytes)) - 1;
-  static_assert(52 <= 8 * kBytes, "an address of 52 bits, whose low 12 are used for the rest");
+  static_assert(40 + 13 <= 8 * kBytes);
 
   std::array<std::byte, kCount * kBytes + 1> bytes_ = {};
 };

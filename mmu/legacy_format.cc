@@ -72,6 +72,7 @@ PageFormat MakeLegacyFormat(const LegacyFormatInputs& in) {
   PageFormat format;
   format.layout = kLegacy64Layout;
   format.reports_fetch = in.reports_fetch;
+  format.shadow_stacks = in.shadow_stacks;
   format.second_stage = in.permissions.second_stage;
   format.user_pages_refuse_supervisor_fetch =
       in.permissions.second_stage && in.permissions.split_execute;
@@ -112,6 +113,7 @@ PageFormat MakeLegacyFormat(const PagingState& state) {
                .supervisor_keys = (state.cr4 & kCr4Pks) != 0,
                .write_protect = state.write_protect()},
       .reports_fetch = smep || no_execute,
+      .shadow_stacks = (state.cr4 & kCr4Cet) != 0,
   });
 }
 

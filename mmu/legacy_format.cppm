@@ -62,6 +62,7 @@ struct LegacyFormatInputs {
   PermissionInputs permissions = {};  // no_execute is EFER.NXE: without it bit 63 is reserved
   ProtectionKeyInputs keys = {};      // honoured in 4-level and 5-level paging only
   bool reports_fetch = true;
+  bool shadow_stacks = false;  // CR4.CET
 };
 
 PageFormat MakeLegacyFormat(const LegacyFormatInputs& inputs);

@@ -19,6 +19,7 @@ struct Processor {
   bool smap = false;
   bool pke = false;
   bool pks = false;
+  bool cet = false;
   std::uint32_t pkru = 0;
   std::uint32_t pkrs = 0;
   bool pages_1g = true;
@@ -33,6 +34,7 @@ struct Access {
   bool fetch = false;
   bool user = false;     // made at CPL 3, explicitly
   bool with_ac = false;  // explicit, and EFLAGS.AC is 1
+  bool shadow_stack = false;
 };
 
 struct Verdict {
@@ -82,11 +84,13 @@ struct Page {
   bool writable = true;
   bool user = true;
   bool execute_disabled = false;
+  bool shadow_stack = false;
   unsigned key = 0;
 };
 
 // [intel/vol3] "Determination of Access Rights"
 constexpr bool RightsRefuse(const Processor& p, const Page& page, const Access& access) {
+  if (access.shadow_stack) return !page.shadow_stack || access.user != page.user;
   if (access.user) {
     if (!page.user) return true;
     if (access.fetch) return page.execute_disabled;
@@ -112,7 +116,7 @@ constexpr bool KeyRefuses(const Processor& p, const Page& page, const Access& ac
 template <typename Read>
 constexpr Verdict Translate(const Processor& p, std::uint64_t linear, const Access& access,
                             Read read) {
-  constexpr std::uint32_t kP = 1, kRw = 2, kUs = 4, kRsvd = 8, kId = 16, kPk = 32;
+  constexpr std::uint32_t kP = 1, kRw = 2, kUs = 4, kRsvd = 8, kId = 16, kPk = 32, kSs = 64;
   if (p.levels >= 4) {
     const unsigned width = p.levels == 5 ? 57 : 48;
     const std::uint64_t top = linear >> (width - 1);
@@ -123,6 +127,7 @@ constexpr Verdict Translate(const Processor& p, std::uint64_t linear, const Acce
   if (p.levels == 0) return {.physical = linear};
 
   std::uint32_t asked = (access.write ? kRw : 0) | (access.user ? kUs : 0);
+  if (access.shadow_stack) asked |= kSs;
   if (access.fetch && (p.smep || (p.levels > 2 && p.nxe))) asked |= kId;
 
   const unsigned entry_bytes = p.levels == 2 ? 4 : 8;
@@ -140,6 +145,7 @@ constexpr Verdict Translate(const Processor& p, std::uint64_t linear, const Acce
     if (HasReservedBit(p, level, entry)) {
       return {.fault = true, .code = asked | kP | kRsvd, .level = level};
     }
+    const bool writable_above = page.writable;
     if (!is_register) {
       page.writable = page.writable && (entry >> 1 & 1) != 0;
       page.user = page.user && (entry >> 2 & 1) != 0;
@@ -151,6 +157,7 @@ constexpr Verdict Translate(const Processor& p, std::uint64_t linear, const Acce
       continue;
     }
     page.key = static_cast<unsigned>(entry >> 59 & 15);
+    page.shadow_stack = p.cet && writable_above && (entry >> 1 & 1) == 0 && (entry >> 6 & 1) != 0;
     const bool key = KeyRefuses(p, page, access);
     if (key || RightsRefuse(p, page, access)) {
       return {.fault = true, .code = asked | kP | (key ? kPk : 0), .level = level};

@@ -162,7 +162,7 @@ void ShadowPages::WriteProtectFrame(Gfn gfn) {
       std::uint64_t old = atomic.load(std::memory_order_relaxed);
       while (!atomic.compare_exchange_weak(old, codec_.WriteProtected(old))) {
       }
-      if (codec_.IsWritable(old)) flush_needed_ = true;
+      if (codec_.IsWritable(old) || codec_.IsShadowStack(old)) flush_needed_ = true;
     });
   }
   // An SPTE that is gone already, or protected, may still be in some TLB.
@@ -283,15 +283,20 @@ std::optional<const char*> ShadowPages::AuditRights(std::uint64_t spte, Gfn gfn,
                                                     Level level) const {
   const bool may_write = (spte & kSpteMmuWritable) != 0;
   if (codec_.IsWritable(spte) && !may_write) return "is writable against the MMU's will";
-  if (may_write && (spte & kSpteHostWritable) == 0) return "is to write what is read-only";
+  const bool shadow_stack = codec_.IsShadowStack(spte);
+  if ((may_write || shadow_stack) && (spte & kSpteHostWritable) == 0) {
+    return "is to write what is read-only";
+  }
   if (level != Level::kPt) {
-    const bool logged = may_write && logs_.AnyIn(gfn, FramesIn(level));
+    const bool logged = (may_write || shadow_stack) && logs_.AnyIn(gfn, FramesIn(level));
     return logged ? std::optional("is large and writable in a slot that is logged") : std::nullopt;
   }
   const DirtyLog* log = logs_.FindFrame(gfn);
   if (log == nullptr || log->method() != DirtyLogMethod::kWriteProtect) return std::nullopt;
   const bool marked = log->IsMarked(gfn.number - log->slot().first.number);
-  if (codec_.IsWritable(spte) && !marked) return "is writable though the log says it is clean";
+  if ((codec_.IsWritable(spte) || shadow_stack) && !marked) {
+    return "is writable though the log says it is clean";
+  }
   return std::nullopt;
 }
 
@@ -328,7 +333,7 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
     const SpteList* mappers = rmap_.Find(frame, page.role.level);
     if (mappers == nullptr || !contains(*mappers)) return complain("is not in the rmap", i);
     if (!LargePageAllowed(frame, page.role.level)) return complain("maps a table large", i);
-    if ((spte & kSpteMmuWritable) != 0) {
+    if ((spte & kSpteMmuWritable) != 0 || codec_.IsShadowStack(spte)) {
       bool watched = false;
       ForEachShadow(frame,
                     [&](const ShadowPage& shadow) { watched = watched || !shadow.frame_writable; });

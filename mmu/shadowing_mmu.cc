@@ -20,20 +20,21 @@ namespace {
 constexpr unsigned kSptePhysicalBits = 51;
 constexpr unsigned kTries = 4;
 
-enum FormatBit : unsigned { kWp = 1, kSmep = 2, kSmap = 4, kPke = 8, kPks = 16 };
+enum FormatBit : unsigned { kWp = 1, kSmep = 2, kSmap = 4, kPke = 8, kPks = 16, kCet = 32 };
 
 // The CR4 bits by which a processor in `state` judges translations.
 std::uint64_t JudgingBits(const PagingState& state) {
   if (!state.paging()) return 0;
   const std::uint64_t keys = state.long_mode() ? kCr4Pke | kCr4Pks : 0;
-  return state.cr4 & (kCr4Smep | kCr4Smap | keys);
+  return state.cr4 & (kCr4Smep | kCr4Smap | kCr4Cet | keys);
 }
 
 unsigned FormatIndex(const PagingState& state) {
   const std::uint64_t judging = JudgingBits(state);
   return (state.write_protect() || !state.paging() ? kWp : 0) |
          ((judging & kCr4Smep) != 0 ? kSmep : 0) | ((judging & kCr4Smap) != 0 ? kSmap : 0) |
-         ((judging & kCr4Pke) != 0 ? kPke : 0) | ((judging & kCr4Pks) != 0 ? kPks : 0);
+         ((judging & kCr4Pke) != 0 ? kPke : 0) | ((judging & kCr4Pks) != 0 ? kPks : 0) |
+         ((judging & kCr4Cet) != 0 ? kCet : 0);
 }
 
 // W=0 refuses every write, whatever the guest's WP: an SPTE that may be written by a supervisor
@@ -47,7 +48,8 @@ PageFormat MakeFormat(unsigned bits) {
        .permissions = {.split_execute = (bits & kSmep) != 0, .smap = (bits & kSmap) != 0},
        .keys = {.user_keys = (bits & kPke) != 0,
                 .supervisor_keys = (bits & kPks) != 0,
-                .write_protect = (bits & kWp) != 0}});
+                .write_protect = (bits & kWp) != 0},
+       .shadow_stacks = (bits & kCet) != 0});
 }
 
 // The role of the root, which those below are derived from.
@@ -65,7 +67,7 @@ ShadowRole RoleFor(const PagingState& state) {
   if (!role.write_protect) {
     // Pages of user mode that a supervisor has written would no longer be judged as such.
     role.smep = (state.cr4 & kCr4Smep) != 0;
-    role.smap_without_wp = (JudgingBits(state) & ~kCr4Smep) != 0;
+    role.smap_without_wp = (JudgingBits(state) & ~(kCr4Smep | kCr4Cet)) != 0;
   }
   return role;
 }
@@ -293,7 +295,9 @@ FaultOutcome ShadowingMmu::Map(ShadowPages::Lock& lock, InputAddress address, Ac
   resolution.gpa = gpa;
   const MemorySlot* slot = memory_.Find(GfnOf(gpa));
   if (slot == nullptr) return MarkMmio(path, address, gpa);
-  if (slot->read_only && access.is_write()) return FaultOutcome::kMmio;
+  // No SPTE can say that a shadow stack may be read and not written.
+  if (slot->read_only && (access.is_write() || access.is_shadow_stack()))
+    return FaultOutcome::kMmio;
   const FaultOutcome outcome = MapMemory(path, address, access, *slot, gpa);
   if (outcome == FaultOutcome::kWriteProtected) {
     resolution.host = Hpa(reinterpret_cast<std::uintptr_t>(slot->HostOf(gpa)));
@@ -347,6 +351,9 @@ bool ShadowingMmu::FindPath(InputAddress address, Path& path) {
     step.record = entry->Pack();
     path.rights = page->role.access & entry->rights;
     if (entry->leaf) {
+      if (entry->rights.shadow_stack() && page->role.access.write()) {
+        path.rights = path.rights | Rights(Rights::kShadowStack);
+      }
       path.leaf = *entry;
       return true;
     }
@@ -409,10 +416,12 @@ FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access ac
 
   Rights rights = path.rights;
   // Where the flip must not be, each write is made for the guest.
-  if (access.is_write() && !rights.write()) FlipForSupervisorWrite(rights);
+  if (access.is_write() && !access.is_shadow_stack() && !rights.write()) {
+    FlipForSupervisorWrite(rights);
+  }
   if (!path.leaf.dirty) rights = rights.Without(Rights::kWrite);
-  const bool may_write =
-      rights.write() && pages_.MayBeWritten(GfnOf(gpa), access.is_write() && level == Level::kPt);
+  const bool may_write = (rights.write() || rights.shadow_stack()) &&
+                         pages_.MayBeWritten(GfnOf(gpa), access.is_write() && level == Level::kPt);
   if (!LinkPath(path, address, level, rights)) return FaultOutcome::kOutOfMemory;
   const PathStep& last = path.steps[path.count - 1];
   const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
@@ -422,11 +431,13 @@ FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access ac
                    .host_writable = !slot.read_only,
                    .mmu_writable = may_write,
                    .protection_key = path.leaf.protection_key};
-  pages_.PrepareForLog(leaf, GfnOf(gpa), access.is_write());
+  pages_.PrepareForLog(leaf, GfnOf(gpa), access.is_write() || access.is_shadow_stack());
   const std::uint64_t spte = codec.Leaf(leaf);
   const bool new_spte = ShadowPages::Load(&last.page->sptes[last.index]) != spte;
   if (new_spte) pages_.Set(*last.page, last.index, spte, last.record);
-  if (access.is_write() && !codec.IsWritable(spte)) return FaultOutcome::kWriteProtected;
+  const bool granted = access.is_shadow_stack() ? codec.IsShadowStack(spte)
+                                                : !access.is_write() || codec.IsWritable(spte);
+  if (!granted) return FaultOutcome::kWriteProtected;
   return new_spte ? FaultOutcome::kFixed : FaultOutcome::kSpurious;
 }
 

@@ -87,7 +87,7 @@ class ShadowingMmu final : public ShadowMmu {
     FaultOutcome failure = FaultOutcome::kRetry;  // if there is no way
   };
   static constexpr unsigned kPreviousRoots = 3;
-  static constexpr unsigned kFormatCount = 32;
+  static constexpr unsigned kFormatCount = 64;
 
   ShadowingMmu(ShadowPages& pages, const GuestMemory& memory, const GuestTables& tables,
                PageWalker& walker, ShadowPage* empty_root);
@@ -119,7 +119,7 @@ class ShadowingMmu final : public ShadowMmu {
   PageWalker& walker_;
   ShadowPage* const empty_root_;  // stands for a root table that is in no memory
 
-  // By CR0.WP, CR4.SMEP, SMAP, PKE and PKS.
+  // By CR0.WP, CR4.SMEP, SMAP, PKE, PKS and CET.
   std::vector<PageFormat> formats_;
   std::atomic<unsigned> format_index_ = 0;
 

@@ -278,7 +278,10 @@ class Guest final : public TlbFlusher {
 
   Access RandomAccess() {
     const Privilege by = Chance(2) ? Privilege::kUser : Privilege::kSupervisor;
-    const auto kind = Below(3);
+    const bool shadow_stacks = cpu_->state.paging() && (cpu_->state.cr4 & kCr4Cet) != 0;
+    const auto kind = Below(shadow_stacks ? 5 : 3);
+    if (kind == 3) return Access::ShadowStackRead(by);
+    if (kind == 4) return Access::ShadowStackWrite(by);
     if (kind == 0) return Access::Fetch(by);
     const Access access = kind == 1 ? Access::Write(by) : Access::Read(by);
     return by == Privilege::kSupervisor && Chance(3) ? access.WithSmapWaived() : access;
@@ -311,11 +314,14 @@ class Guest final : public TlbFlusher {
     flip(cpu_->state.cr4, kCr4Pke, 2);
     flip(cpu_->state.cr4, kCr4Pks, 2);
     flip(cpu_->state.efer, kEferNxe, 4);
+    flip(cpu_->state.cr4, kCr4Cet, 2);
+    // CET needs WP.
+    if (!cpu_->state.write_protect()) cpu_->state.cr4 &= ~kCr4Cet;
   }
 
   void ChangeBits() {
     const PagingState old = cpu_->state;
-    if (Chance(2)) {
+    if (Chance(2) && (old.cr4 & kCr4Cet) == 0) {
       cpu_->state.cr0 ^= kCr0Wp;
     } else {
       FlipBits();
@@ -431,7 +437,8 @@ class Guest final : public TlbFlusher {
 
   Outcome Run(std::uint64_t linear, Access access, bool& from_tlb) {
     from_tlb = false;
-    const auto key = std::pair(linear >> 12, access.permission_row());
+    const auto key =
+        std::pair(linear >> 12, access.permission_row() | (access.is_shadow_stack() ? 16u : 0));
     for (unsigned tries = 0; tries < 12; ++tries) {
       LoadRoot();
       if (const auto found = cpu_->tlb.find(key); found != cpu_->tlb.end()) {
@@ -478,7 +485,7 @@ class Guest final : public TlbFlusher {
     if (!walk) return {Outcome::Kind::kGuestFault, walk.fault().code.bits()};
     const Gpa gpa = GpaOf(walk->output);
     const MemorySlot* slot = memory_.Find(GfnOf(gpa));
-    if (slot == nullptr || (slot->read_only && access.is_write())) {
+    if (slot == nullptr || (slot->read_only && (access.is_write() || access.is_shadow_stack()))) {
       return {Outcome::Kind::kDevice, gpa.bits()};
     }
     return {Outcome::Kind::kHost, reinterpret_cast<std::uintptr_t>(slot->HostOf(gpa))};
@@ -531,8 +538,8 @@ class Guest final : public TlbFlusher {
     const Outcome got = Run(linear, access, from_tlb);
     char what[96];
     std::snprintf(what, sizeof(what),
-                  "linear %#llx, row %u: ", static_cast<unsigned long long>(linear),
-                  access.permission_row());
+                  "linear %#llx, access %#x: ", static_cast<unsigned long long>(linear),
+                  access.code_bits());
     if (got != want && Expected(linear, access) == want && !WasTrue(linear, access, got)) {
       return what + Words(got) + ", want " + Words(want);
     }

@@ -116,6 +116,65 @@ TEST_F(ShadowingMmuTest, MapsWhatTheGuestMaps) {
   EXPECT_EQ(Fault(0x6000, kRead), FaultOutcome::kGuestFault);
 }
 
+TEST_F(ShadowingMmuTest, ShadowStackAdmitsItsOwnAccessesAndNoOrdinaryWrite) {
+  constexpr Access kPush = Access::ShadowStackWrite(Privilege::kSupervisor);
+  state_.cr4 |= kCr4Cet;
+  Load();
+  SetEntry(kPt, 5, 0x8000 | kP | kA | kD);
+  EXPECT_EQ(Fault(0x5000, kPush), FaultOutcome::kFixed);
+  EXPECT_TRUE(Allows(0x5000, kPush));
+  EXPECT_TRUE(Allows(0x5000, Access::ShadowStackRead(Privilege::kSupervisor)));
+  EXPECT_TRUE(Allows(0x5000, kRead));
+  EXPECT_FALSE(Allows(0x5000, kWrite));
+  EXPECT_FALSE(Allows(0x5000, Access::ShadowStackWrite(Privilege::kUser)));
+  EXPECT_EQ(Fault(0x5000, kWrite), FaultOutcome::kGuestFault);
+  // The page becomes an ordinary one.
+  SeenEntry(kPt, 5, 0x8000 | kP | kW | kA | kD);
+  EXPECT_EQ(Fault(0x5000, kPush), FaultOutcome::kGuestFault);
+  EXPECT_EQ(Fault(0x5000, kWrite), FaultOutcome::kFixed);
+  EXPECT_FALSE(Allows(0x5000, kPush));
+}
+
+TEST_F(ShadowingMmuTest, OrdinaryReadOnlyPagesAreNoShadowStacks) {
+  state_.cr4 |= kCr4Cet;
+  Load();
+  SetEntry(kPt, 5, 0x8000 | kP | kA);
+  SetEntry(kPt, 6, 0x9000 | kP | kW | kA | kD);
+  EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);
+  EXPECT_EQ(Fault(0x6000, kRead), FaultOutcome::kFixed);
+  for (std::uint64_t linear : {0x5000, 0x6000}) {
+    EXPECT_FALSE(Allows(linear, Access::ShadowStackRead(Privilege::kSupervisor))) << linear;
+  }
+}
+
+// A shadow stack that lies in a table of the guest's: the table is watched, so every access is made
+// for the guest.
+TEST_F(ShadowingMmuTest, ShadowStackInATableIsLent) {
+  state_.cr4 |= kCr4Cet;
+  Load();
+  SetEntry(kPt, 5, kPd.bits() | kP | kA | kD);
+  for (Access access : {Access::ShadowStackRead(Privilege::kSupervisor),
+                        Access::ShadowStackWrite(Privilege::kSupervisor)}) {
+    EXPECT_EQ(Fault(0x5000, access), FaultOutcome::kWriteProtected);
+    EXPECT_FALSE(Allows(0x5000, access));
+  }
+  EXPECT_TRUE(Allows(0x5000, kRead));
+}
+
+// The SPTE of a shadow stack whose frame becomes a table loses the right to write it.
+TEST_F(ShadowingMmuTest, ShadowStackThatBecomesATableIsWatched) {
+  constexpr Access kPush = Access::ShadowStackWrite(Privilege::kSupervisor);
+  state_.cr4 |= kCr4Cet;
+  Load();
+  SetEntry(kPt, 5, 0x8000 | kP | kA | kD);
+  EXPECT_EQ(Fault(0x5000, kPush), FaultOutcome::kFixed);
+  SeenEntry(kPd, 1, 0x8000 | kAll);
+  SetEntry(Gpa(0x8000), 3, 0x9000 | kAll);
+  Fault(0x20'3000, kRead);
+  EXPECT_TRUE(Allows(0x20'3000, kRead));
+  EXPECT_FALSE(Allows(0x5000, kPush));
+}
+
 TEST_F(ShadowingMmuTest, FirstWriteToACleanPageSetsDirty) {
   SetEntry(kPt, 5, 0x8000 | kP | kW);
   EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);

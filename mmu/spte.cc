@@ -94,6 +94,9 @@ std::uint64_t SpteCodec::RightsBits(Rights rights) const {
 std::uint64_t SpteCodec::Leaf(const LeafSpte& leaf) const {
   const EntryLayout& layout = format_.layout;
   bool writable = leaf.host_writable && leaf.mmu_writable;
+  // In a shadow stack what is not logged is dirty.
+  const bool shadow_stack = writable && leaf.rights.shadow_stack() && !format_.second_stage &&
+                            leaf.dirty && !leaf.rights.write();
   std::uint64_t rights = RightsBits(writable ? leaf.rights : leaf.rights.Without(Rights::kWrite));
   writable = (rights & layout.write) != 0;
   if (leaf.write_logged) rights = WriteLogged(rights);
@@ -101,7 +104,8 @@ std::uint64_t SpteCodec::Leaf(const LeafSpte& leaf) const {
   std::uint64_t spte =
       leaf.page.bits() | rights | layout.leaf_fixed | layout.accessed | kSpteMmuPresent;
   if (leaf.level != Level::kPt) spte |= layout.large;
-  if ((rights & layout.write) != 0 && leaf.dirty) spte |= layout.dirty;
+  // Dirty without being writable is how a page of a shadow stack looks, and nothing else may.
+  if (((rights & layout.write) != 0 && leaf.dirty) || shadow_stack) spte |= layout.dirty;
   spte |= std::uint64_t{leaf.protection_key} << kProtectionKeyShift;
   if (leaf.host_writable) spte |= kSpteHostWritable;
   if (writable) spte |= kSpteMmuWritable;

@@ -66,8 +66,9 @@ class SpteCodec {
 
   // A link to the table at `table`; it grants every right.
   std::uint64_t Link(Hpa table) const;
-  // A leaf that grants no more than `leaf.rights`, and those if `CanExpress`. Writing is granted
-  // only if host and MMU have nothing against it. 0 if nothing can be granted.
+  // A leaf that grants no more than `leaf.rights`, and those if `CanExpress`. Writing, and accesses
+  // to a shadow stack, are granted only if host and MMU have nothing against it. 0 if nothing can
+  // be granted.
   std::uint64_t Leaf(const LeafSpte& leaf) const;
   // The marker of an address without memory, or 0 if the format has no room for one.
   std::uint64_t Mmio(const MmioSpte& mmio) const;
@@ -88,9 +89,17 @@ class SpteCodec {
   constexpr bool IsMmio(std::uint64_t spte) const {
     return !IsLive(spte) && mmio_mask_ != 0 && (spte & mmio_mask_) == mmio_value_;
   }
-  // A live leaf as it is once writes must be seen: neither writable nor to be made so.
+  // A live leaf as it is once writes must be seen: neither writable nor to be made so, nor a page
+  // of a shadow stack.
   constexpr std::uint64_t WriteProtected(std::uint64_t leaf) const {
-    return leaf & ~(format_.layout.write | kSpteMmuWritable);
+    const std::uint64_t dirty = format_.second_stage ? 0 : format_.layout.dirty;
+    return leaf & ~(format_.layout.write | dirty | kSpteMmuWritable);
+  }
+  // Whether a live leaf maps a page of a shadow stack, which its own accesses may write. It has no
+  // kSpteMmuWritable: nobody may give it the write right.
+  constexpr bool IsShadowStack(std::uint64_t leaf) const {
+    const EntryLayout& layout = format_.layout;
+    return !format_.second_stage && (leaf & (layout.write | layout.dirty)) == layout.dirty;
   }
   constexpr bool IsWritable(std::uint64_t leaf) const { return (leaf & format_.layout.write) != 0; }
   // A live leaf whose next write has to be seen: without the write right, or without D. Whether it
@@ -101,7 +110,9 @@ class SpteCodec {
   constexpr std::uint64_t Clean(std::uint64_t leaf) const { return leaf & ~format_.layout.dirty; }
   // Whether a processor may have written what a live leaf maps, as far as D says.
   constexpr bool IsDirty(std::uint64_t leaf) const {
-    return IsWritable(leaf) && (format_.layout.dirty == 0 || (leaf & format_.layout.dirty) != 0);
+    return (IsWritable(leaf) &&
+            (format_.layout.dirty == 0 || (leaf & format_.layout.dirty) != 0)) ||
+           IsShadowStack(leaf);
   }
 
   // A live leaf as it is once the next access has to be seen: without A, or, in a format that keeps

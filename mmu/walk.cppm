@@ -181,10 +181,22 @@ class Walk {
     trace_->Add({.level = level,
                  .entry_address = at,
                  .entry = entry,
-                 .rights = present ? format_.RightsOf(entry) : Rights(),
+                 .rights = present ? OwnRights(entry, level) : Rights(),
                  .present = present,
                  .leaf = present && format_.IsLeaf(entry, level),
                  .malformed = present && format_.IsMalformed(entry, level)});
+  }
+
+  Rights OwnRights(std::uint64_t entry, Level level) const {
+    const bool shadow_stack = format_.IsLeaf(entry, level) && format_.IsShadowStackLeaf(entry);
+    return format_.RightsOf(entry) | Rights(shadow_stack ? Rights::kShadowStack : 0);
+  }
+
+  // Whether every entry of `path` above its leaf grants writing.
+  [[gnu::cold]] bool WritableAbove(const Path& path) const {
+    std::uint64_t granted = ~std::uint64_t{0};
+    for (unsigned i = 0; i + 1 < path.depth; ++i) granted &= path.entry[i];
+    return (granted & layout().write) != 0;
   }
 
   inline bool KeyRefuses(std::uint64_t leaf, Rights rights) const {
@@ -240,11 +252,16 @@ inline WalkResult Walk<Layout, Space>::Run(bool last_try, bool& lost_race) {
   }
 
   Translation translation = {LeafAddress(entry, level), level, rights(), entry};
+  if (format_.IsShadowStackLeaf(entry) && WritableAbove(path)) {
+    translation.rights = translation.rights | Rights(Rights::kShadowStack);
+  }
   if (format_.protection_key_mask != 0 && KeyRefuses(entry, translation.rights)) {
     return Fault(Kind::kProtectionKey, level);
   }
   if (format_.PermissionFault(translation.rights, request_.access)) {
-    return Fault(Kind::kRights, level);
+    WalkFault fault = Fault(Kind::kRights, level);
+    fault.rights = translation.rights;
+    return fault;
   }
   if (!space_.Finish(translation, request_.access)) {
     WalkFault fault = Fault(Kind::kSecondStage, level);
