@@ -141,6 +141,7 @@ std::string RightsText(Rights rights) {
   if (rights.exec_supervisor()) names.emplace_back("XS");
   if (rights.exec_user()) names.emplace_back("XU");
   if (rights.user()) names.emplace_back("U");
+  if (rights.shadow_stack()) names.emplace_back("SS");
   return names.empty() ? "-" : absl::StrJoin(names, " ");
 }
 
@@ -155,7 +156,8 @@ std::vector<std::string> BitsOfCode(PageFaultCode code) {
 
 std::string AccessText(Access access) {
   const char* kind = access.is_fetch() ? "fetch" : access.is_write() ? "write" : "read";
-  return absl::StrCat(access.is_user() ? "user " : "supervisor ", kind);
+  return absl::StrCat(access.is_user() ? "user " : "supervisor ",
+                      access.is_shadow_stack() ? "shadow-stack " : "", kind);
 }
 
 std::string_view EntryName(Level level) {

@@ -65,6 +65,8 @@ TEST(DescribeEntry, NamesBothExecuteBits) {
 TEST(DescribeRights, NamesEachOrNone) {
   EXPECT_EQ(RightsText(Rights::All()), "R W XS XU U");
   EXPECT_EQ(RightsText(Rights(Rights::kRead | Rights::kExecUser)), "R XU");
+  EXPECT_EQ(RightsText(Rights(Rights::kRead | Rights::kShadowStack)), "R SS");
+  EXPECT_EQ(AccessText(Access::ShadowStackWrite(Privilege::kUser)), "user shadow-stack write");
   EXPECT_EQ(RightsText(Rights()), "-");
 }
 

@@ -18,6 +18,7 @@ namespace {
 
 absl::StatusOr<std::unique_ptr<Processor>> MakeProcessor(const ProcessorRequest& request) {
   const auto model = cpu::MakeModel({.extension = request.extension,
+                                     .model = request.cpu_model,
                                      .features = request.cpu_features,
                                      .apic_id = request.index,
                                      .cpu_count = request.count});

@@ -136,6 +136,7 @@ void Fill(v1::Rights& message, Rights rights) {
   message.set_exec_supervisor(rights.exec_supervisor());
   message.set_exec_user(rights.exec_user());
   message.set_user(rights.user());
+  message.set_shadow_stack(rights.shadow_stack());
 }
 
 void Fill(v1::ShadowRole& message, const ShadowRole& role) {

@@ -14,6 +14,7 @@ module;
 module pagesaw.control.server;
 import :messages;
 import pagesaw.control.arguments;
+import pagesaw.cpu.named_model;
 
 namespace pagesaw {
 namespace v1 = control::v1;
@@ -110,6 +111,7 @@ void Fill(v1::VmConfig& message, const VmConfig& config) {
   message.set_image_path(config.image_path);
   message.set_command_line(config.cmdline);
   message.set_initrd_path(config.initrd_path);
+  message.set_cpu_model(config.cpu_model);
   message.set_cpu_features(config.cpu_features);
   message.set_execute_split(SplitOf(config.execute_split));
   message.set_time_limit_ms(config.time_limit.count());
@@ -152,6 +154,24 @@ absl::Status Apply(std::string_view name, const v1::DescriptorTable& message,
   return absl::OkStatus();
 }
 
+// The vendor follows from the model; a wish for another one is a mistake.
+absl::Status ChooseModel(const v1::VmConfig& wish, VmConfig& config) {
+  if (!wish.vendor().empty()) config.vendor = wish.vendor();
+  config.cpu_model = wish.cpu_model();
+  if (!cpu::IsModelName(config.cpu_model)) {
+    return absl::InvalidArgumentError(cpu::UnknownModel(config.cpu_model));
+  }
+  const cpu::NamedModel* model = cpu::FindNamedModel(config.cpu_model);
+  if (model == nullptr) return absl::OkStatus();
+  if (!wish.vendor().empty() && wish.vendor() != model->vendor) {
+    return absl::InvalidArgumentError(absl::StrCat("vendor '", wish.vendor(), "': CPU model '",
+                                                   config.cpu_model, "' is of vendor ",
+                                                   std::string(model->vendor)));
+  }
+  config.vendor = std::string(model->vendor);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<VmConfig> ConfigOf(const v1::CreateVmRequest& request) {
@@ -159,7 +179,7 @@ absl::StatusOr<VmConfig> ConfigOf(const v1::CreateVmRequest& request) {
   if (auto status = CheckRanges(wish); !status.ok()) return status;
   VmConfig config;
   config.name = request.vm_id();
-  if (!wish.vendor().empty()) config.vendor = wish.vendor();
+  if (auto status = ChooseModel(wish, config); !status.ok()) return status;
   config.tdp = wish.tdp() != v1::VmConfig::TDP_OFF;
   if (wish.has_memory_bytes()) {
     config.memory_bytes = static_cast<std::uint64_t>(wish.memory_bytes());

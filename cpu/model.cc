@@ -1,6 +1,7 @@
 module;
 #include <cpuid.h>
 #include <array>
+#include <bit>
 #include <bitset>
 #include <charconv>
 #include <cstdint>
@@ -13,6 +14,8 @@ module pagesaw.cpu.model;
 
 import pagesaw.core.hypercall;
 
+import pagesaw.cpu.named_model;
+
 namespace pagesaw::cpu {
 namespace {
 
@@ -20,7 +23,7 @@ enum Register : std::uint8_t { kEax, kEbx, kEcx, kEdx };
 
 // Whether a feature can be had. kOff: works, but only on request. kHost: where the host's processor
 // has it, which computes the results.
-enum class Support : std::uint8_t { kNone, kOff, kOn, kHost };
+enum class Support : std::uint8_t { kOff, kOn, kHost };
 
 // Where CPUID shows a feature, and what people call it.
 struct FeatureRow {
@@ -107,6 +110,7 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kLahf, "lahf_lm", kExtended, 0, kEcx, 0, Support::kOn},
     {Feature::kLzcnt, "abm", kExtended, 0, kEcx, 5, Support::kOn},
     {Feature::kPrefetchw, "3dnowprefetch", kExtended, 0, kEcx, 8, Support::kOn},
+    {Feature::kTopoext, "topoext", kExtended, 0, kEcx, 22, Support::kOn},
     {Feature::kSyscall, "syscall", kExtended, 0, kEdx, 11, Support::kOn},
     {Feature::kNx, "nx", kExtended, 0, kEdx, 20, Support::kOn},
     {Feature::kGbPages, "pdpe1gb", kExtended, 0, kEdx, 26, Support::kOn},
@@ -117,8 +121,6 @@ constexpr FeatureRow kFeatures[] = {
 // Bits of leaf 1 EDX that AMD repeats in leaf 80000001h.
 constexpr std::uint32_t kRepeatedBits = 0x0183'f3ff;
 
-constexpr std::uint32_t kMaxBasicLeaf = 0x15;
-constexpr std::uint32_t kMaxExtendedLeaf = 0x8000'0008;
 constexpr std::string_view kBrand = "Pagesaw Virtual Processor";
 
 constexpr std::string_view kWidthWish = "maxphyaddr=";
@@ -154,37 +156,45 @@ bool IsDefault(const FeatureRow& row) {
   return row.support == Support::kOn || (row.support == Support::kHost && HostHas(row));
 }
 
-bool IsPossible(const FeatureRow& row) {
-  return row.support != Support::kNone && (row.support != Support::kHost || HostHas(row));
-}
+bool IsPossible(const FeatureRow& row) { return row.support != Support::kHost || HostHas(row); }
 
-// Takes away features whose foundation is missing. [intel/vol1] "Detection of AVX Instructions"
-void DropUnfounded(CpuModel& model) {
-  struct Need {
-    Feature feature;
-    Feature needed;
-  };
-  static constexpr Need kNeeds[] = {
-      {Feature::kMmx, Feature::kFpu},       {Feature::kFxsr, Feature::kFpu},
-      {Feature::kSse, Feature::kFxsr},      {Feature::kSse, Feature::kMmx},
-      {Feature::kSse2, Feature::kSse},      {Feature::kSse3, Feature::kSse2},
-      {Feature::kSsse3, Feature::kSse3},    {Feature::kSse41, Feature::kSsse3},
-      {Feature::kSse42, Feature::kSse41},   {Feature::kPclmulqdq, Feature::kSse2},
-      {Feature::kAes, Feature::kSse2},      {Feature::kSha, Feature::kSse2},
-      {Feature::kXsave, Feature::kFxsr},    {Feature::kXsaveopt, Feature::kXsave},
-      {Feature::kXsavec, Feature::kXsave},  {Feature::kXgetbv1, Feature::kXsave},
-      {Feature::kXsaves, Feature::kXsavec}, {Feature::kAvx, Feature::kXsave},
-      {Feature::kAvx, Feature::kSse42},     {Feature::kAvx2, Feature::kAvx},
-      {Feature::kFma, Feature::kAvx},       {Feature::kF16c, Feature::kAvx},
-  };
-  for (const Need& need : kNeeds) {
-    if (!model.Has(need.needed)) model.Set(need.feature, false);
+// What rests on what, foundations first. [intel/vol1] "Detection of AVX Instructions"
+struct Need {
+  Feature feature;
+  Feature needed;
+};
+constexpr Need kNeeds[] = {
+    {Feature::kLm, Feature::kPae},        {Feature::kNx, Feature::kPae},
+    {Feature::kPcid, Feature::kLm},       {Feature::kGbPages, Feature::kLm},
+    {Feature::kLa57, Feature::kLm},       {Feature::kLam, Feature::kLm},
+    {Feature::kPku, Feature::kLm},        {Feature::kPks, Feature::kLm},
+    {Feature::kX2apic, Feature::kApic},   {Feature::kTscDeadline, Feature::kApic},
+    {Feature::kTscAdjust, Feature::kTsc}, {Feature::kRdtscp, Feature::kTsc},
+    {Feature::kMmx, Feature::kFpu},       {Feature::kFxsr, Feature::kFpu},
+    {Feature::kSse, Feature::kFxsr},      {Feature::kSse, Feature::kMmx},
+    {Feature::kSse2, Feature::kSse},      {Feature::kSse3, Feature::kSse2},
+    {Feature::kSsse3, Feature::kSse3},    {Feature::kSse41, Feature::kSsse3},
+    {Feature::kSse42, Feature::kSse41},   {Feature::kPclmulqdq, Feature::kSse2},
+    {Feature::kAes, Feature::kSse2},      {Feature::kSha, Feature::kSse2},
+    {Feature::kXsave, Feature::kFxsr},    {Feature::kXsaveopt, Feature::kXsave},
+    {Feature::kXsavec, Feature::kXsave},  {Feature::kXgetbv1, Feature::kXsave},
+    {Feature::kXsaves, Feature::kXsavec}, {Feature::kAvx, Feature::kXsave},
+    {Feature::kAvx, Feature::kSse42},     {Feature::kAvx2, Feature::kAvx},
+    {Feature::kFma, Feature::kAvx},       {Feature::kF16c, Feature::kAvx},
+};
+std::string_view NameOf(Feature feature) {
+  for (const FeatureRow& row : kFeatures) {
+    if (row.feature == feature) return row.name;
   }
+  return "";
 }
 
-// Whether processors of the model's vendor have the feature.
-bool OfVendor(const FeatureRow& row, const CpuModel& model) {
-  return !model.amd_rules() || row.feature != Feature::kIbt;
+using FeatureSet = std::bitset<static_cast<unsigned>(Feature::kCount)>;
+
+// Whose processors alone have the feature, or nothing.
+std::string_view OtherVendorOf(const FeatureRow& row, const CpuModel& model) {
+  if (model.amd_rules()) return row.feature == Feature::kIbt ? "AMD's" : "";
+  return row.feature == Feature::kTopoext ? "Intel's" : "";
 }
 
 constexpr unsigned kMinPhysicalBits = 32;
@@ -207,8 +217,9 @@ std::string ApplyWidth(std::string_view wish, CpuModel& model) {
   return {};
 }
 
-// Applies one "+name", "-name" or "maxphyaddr=bits"; an error message, or empty.
-std::string ApplyWish(std::string_view wish, CpuModel& model) {
+// Applies one "+name", "-name" or "maxphyaddr=bits" and notes in `asked` what is to be on; an error
+// message, or empty.
+std::string ApplyWish(std::string_view wish, CpuModel& model, FeatureSet& asked) {
   if (wish.starts_with(kWidthWish)) return ApplyWidth(wish, model);
   if (wish.size() < 2 || (wish[0] != '+' && wish[0] != '-')) {
     return QuotedFeature(wish) + ": must be +NAME or -NAME, or maxphyaddr=BITS";
@@ -216,16 +227,41 @@ std::string ApplyWish(std::string_view wish, CpuModel& model) {
   const bool on = wish[0] == '+';
   const FeatureRow* row = FindRow(wish.substr(1));
   if (row == nullptr) return QuotedFeature(wish) + ": unknown";
-  if (on && row->support == Support::kNone) return QuotedFeature(wish) + ": not implemented";
-  if (on && !OfVendor(*row, model)) return QuotedFeature(wish) + ": not of AMD's processors";
+  if (const std::string_view vendor = OtherVendorOf(*row, model); on && !vendor.empty()) {
+    return QuotedFeature(wish) + ": not of " + std::string(vendor) + " processors";
+  }
   if (on && !IsPossible(*row)) return QuotedFeature(wish) + ": not on this host";
   model.Set(row->feature, on);
+  asked[static_cast<unsigned>(row->feature)] = on;
   return {};
 }
 
 // Lines of 64 bytes, waking by masked interrupts, and two states that rest: C1.
 // [intel/vol2] "CPUID", leaf 05h
 constexpr CpuidResult MonitorLeaf() { return {64, 64, 3, 2u << 4}; }
+
+// Takes away features whose foundation is missing; an error message if one of them was asked for,
+// or empty.
+std::string DropUnfounded(CpuModel& model, const FeatureSet& asked) {
+  for (const Need& need : kNeeds) {
+    if (model.Has(need.needed) || !model.Has(need.feature)) continue;
+    if (asked[static_cast<unsigned>(need.feature)]) {
+      return QuotedFeature("+" + std::string(NameOf(need.feature))) + ": needs " +
+             std::string(NameOf(need.needed)) + ", which is off";
+    }
+    model.Set(need.feature, false);
+  }
+  return {};
+}
+
+// Sets the features that `model` has before anybody wishes otherwise.
+void SetDefaults(CpuModel& model) {
+  const NamedModel* part = model.part();
+  for (const FeatureRow& row : kFeatures) {
+    const bool has = part == nullptr || row.feature == Feature::kHypervisor || part->Has(row.name);
+    model.Set(row.feature, has && IsDefault(row) && OtherVendorOf(row, model).empty());
+  }
+}
 
 }  // namespace
 
@@ -262,7 +298,31 @@ std::uint32_t CpuModel::FeatureBits(std::uint32_t leaf, unsigned subleaf, unsign
 }
 
 std::uint32_t CpuModel::Signature() const {
+  if (part_ != nullptr) return part_->signature;
   return amd_rules_ ? 0x0080'0f12 : 0x0005'06e3;  // family 17h model 1; family 6 model 5Eh
+}
+
+std::string_view CpuModel::brand() const { return part_ != nullptr ? part_->brand : kBrand; }
+
+// Features that a part has been given may need leaves that it has not.
+std::uint32_t CpuModel::max_basic_leaf() const {
+  if (part_ == nullptr) return amd_rules_ ? 0x10 : 0x1f;
+  std::uint32_t last = part_->max_basic_leaf;
+  for (const FeatureRow& row : kFeatures) {
+    if (row.leaf < kExtended && row.leaf > last && Has(row.feature)) last = row.leaf;
+  }
+  if (Has(Feature::kXsave) && last < 0xd) last = 0xd;
+  return last;
+}
+
+std::uint32_t CpuModel::max_extended_leaf() const {
+  if (part_ != nullptr) return part_->max_extended_leaf;
+  return amd_rules_ ? 0x8000'001e : 0x8000'0008;
+}
+
+// The bits of an APIC ID that tell the package's processors apart.
+unsigned CpuModel::apic_id_bits() const {
+  return static_cast<unsigned>(std::bit_width(cpu_count_ - 1));
 }
 
 CpuidResult CpuModel::FeatureLeaf(const CpuidDynamic& dynamic) const {
@@ -324,11 +384,13 @@ CpuidResult CpuModel::XsaveLeaf(std::uint32_t subleaf, const CpuidDynamic& dynam
 }
 
 // One data, one instruction and one unified cache, all of them private to the processor.
+// [intel/vol2] "CPUID", leaf 04h; [amd/vol3] "Function 8000_001Dh"
 CpuidResult CpuModel::CacheLeaf(std::uint32_t subleaf) const {
-  if (amd_rules_ || subleaf > 2) return {};
+  if (subleaf > 2) return {};
   const std::uint32_t type = subleaf == 2 ? 3 : subleaf + 1;
   const std::uint32_t level = subleaf == 2 ? 2 : 1;
-  const std::uint32_t cores = cpu_count_ < 64 ? cpu_count_ - 1 : 63;
+  // The IDs that cores of a package may have; AMD tells elsewhere.
+  const std::uint32_t cores = amd_rules_ ? 0 : (1u << apic_id_bits()) - 1;
   const std::uint32_t sets = subleaf == 2 ? 1024 : 64;
   return {cores << 26 | 1u << 8 | level << 5 | type, 7u << 22 | 63, sets - 1, 0};
 }
@@ -342,27 +404,31 @@ CpuidResult CpuModel::TopologyLeaf(std::uint32_t subleaf) const {
     result.ebx = 1;
     result.ecx |= 1u << 8;
   } else if (subleaf == 1) {
-    while ((std::uint32_t{1} << result.eax) < cpu_count_) ++result.eax;
+    result.eax = apic_id_bits();
     result.ebx = cpu_count_;
     result.ecx |= 2u << 8;
   }
   return result;
 }
 
+// Cores of one thread, in one node. [amd/vol3] "Function 8000_001Eh"
+CpuidResult CpuModel::ExtendedTopologyLeaf() const { return {apic_id_, apic_id_ & 0xff, 0, 0}; }
+
 CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
                                 const CpuidDynamic& dynamic) const {
+  if (leaf > max_basic_leaf()) return {};
   switch (leaf) {
     case 0: {
       const std::string_view vendor = extension_ != nullptr ? extension_->cpuid_vendor() : "";
-      return {dynamic.few_leaves ? 2 : kMaxBasicLeaf, Characters(vendor, 0), Characters(vendor, 8),
-              Characters(vendor, 4)};
+      return {dynamic.few_leaves ? 2 : max_basic_leaf(), Characters(vendor, 0),
+              Characters(vendor, 8), Characters(vendor, 4)};
     }
     case 1:
       return FeatureLeaf(dynamic);
     case 2:
       return amd_rules_ ? CpuidResult{} : CpuidResult{0x00ff'ff01, 0, 0, 0};  // see leaf 4
     case 4:
-      return CacheLeaf(subleaf);
+      return amd_rules_ ? CpuidResult{} : CacheLeaf(subleaf);
     case 5:
       return dynamic.monitor ? MonitorLeaf() : CpuidResult{};
     case 7:
@@ -370,7 +436,8 @@ CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
     case 0xd:
       return XsaveLeaf(subleaf, dynamic);
     case 0xb:
-      return Has(Feature::kX2apic) ? TopologyLeaf(subleaf) : CpuidResult{};
+    case 0x1f:
+      return TopologyLeaf(subleaf);
     case 0x15:
       return amd_rules_ ? CpuidResult{} : CpuidResult{1, 1, static_cast<std::uint32_t>(kTscHz), 0};
     default:
@@ -378,13 +445,15 @@ CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
   }
 }
 
-CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf, const CpuidDynamic& dynamic) const {
+CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf, std::uint32_t subleaf,
+                                   const CpuidDynamic& dynamic) const {
+  if (leaf > max_extended_leaf()) return {};
   switch (leaf) {
     case 0x8000'0000: {
-      CpuidResult result = {kMaxExtendedLeaf, 0, 0, 0};
+      CpuidResult result = {max_extended_leaf(), 0, 0, 0};
       if (amd_rules_) {
         const CpuidResult vendor = BasicLeaf(0, 0, {});
-        result = {kMaxExtendedLeaf, vendor.ebx, vendor.ecx, vendor.edx};
+        result = {max_extended_leaf(), vendor.ebx, vendor.ecx, vendor.edx};
       }
       return result;
     }
@@ -401,15 +470,21 @@ CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf, const CpuidDynamic& dynam
     case 0x8000'0003:
     case 0x8000'0004: {
       const std::size_t from = (leaf - 0x8000'0002) * 16;
-      return {Characters(kBrand, from), Characters(kBrand, from + 4), Characters(kBrand, from + 8),
-              Characters(kBrand, from + 12)};
+      return {Characters(brand(), from), Characters(brand(), from + 4),
+              Characters(brand(), from + 8), Characters(brand(), from + 12)};
     }
     case 0x8000'0006:
       return {0, 0, 512u << 16 | 6u << 12 | 64, 0};
     case 0x8000'0007:
       return {0, 0, 0, 1u << 8};  // the TSC's rate never changes
-    case 0x8000'0008:
-      return {physical_bits_ | linear_bits() << 8, 0, amd_rules_ ? (cpu_count_ - 1) & 0xff : 0, 0};
+    case 0x8000'0008: {
+      const std::uint32_t cores = apic_id_bits() << 12 | ((cpu_count_ - 1) & 0xff);
+      return {physical_bits_ | linear_bits() << 8, 0, amd_rules_ ? cores : 0, 0};
+    }
+    case 0x8000'001d:
+      return Has(Feature::kTopoext) ? CacheLeaf(subleaf) : CpuidResult{};
+    case 0x8000'001e:
+      return Has(Feature::kTopoext) ? ExtendedTopologyLeaf() : CpuidResult{};
     default:
       return {};
   }
@@ -425,7 +500,7 @@ CpuidResult CpuModel::Cpuid(std::uint32_t leaf, std::uint32_t subleaf,
   } else if (Has(Feature::kHypervisor) && leaf == kHypercallLeaf) {
     result.eax = kHypercallBits;
   } else if (leaf >= 0x8000'0000) {
-    result = ExtendedLeaf(leaf, dynamic);
+    result = ExtendedLeaf(leaf, subleaf, dynamic);
   } else if (leaf >= kHypervisorLeaf && leaf < kHypervisorLeaf + 0x1000'0000) {
     return result;
   } else {
@@ -440,22 +515,30 @@ std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
     return "physical address width " + std::to_string(options.physical_bits) + ": must be 32 to 52";
   }
   if (options.cpu_count == 0) return std::string("CPU count 0: must be at least 1");
+  if (!IsModelName(options.model)) return UnknownModel(options.model);
   CpuModel model;
   model.set_extension(options.extension);
   model.set_physical_bits(options.physical_bits);
+  if (const NamedModel* part = FindNamedModel(options.model); part != nullptr) {
+    if (options.extension != nullptr && options.extension->vendor() != part->vendor) {
+      return "CPU model \"" + std::string(options.model) + "\": its vendor is " +
+             std::string(part->vendor) + ", not " + std::string(options.extension->vendor());
+    }
+    model.set_part(part);
+    model.set_physical_bits(part->physical_bits);
+  }
   model.set_apic_id(options.apic_id);
   model.set_cpu_count(options.cpu_count);
-  for (const FeatureRow& row : kFeatures) {
-    model.Set(row.feature, IsDefault(row) && OfVendor(row, model));
-  }
+  SetDefaults(model);
+  FeatureSet asked;
   std::string_view rest = options.features;
   while (!rest.empty()) {
     const std::size_t comma = rest.find(',');
-    std::string error = ApplyWish(rest.substr(0, comma), model);
+    std::string error = ApplyWish(rest.substr(0, comma), model, asked);
     if (!error.empty()) return error;
     rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
   }
-  DropUnfounded(model);
+  if (std::string error = DropUnfounded(model, asked); !error.empty()) return error;
   return model;
 }
 

@@ -9,6 +9,7 @@ export module pagesaw.cpu.model;
 
 export import pagesaw.core.paging_state;
 export import pagesaw.core.virt_extension;
+import pagesaw.cpu.named_model;
 
 export namespace pagesaw::cpu {
 
@@ -86,7 +87,7 @@ enum class Feature : std::uint8_t {
   kLahf,
   kLzcnt,
   kPrefetchw,
-  kNoopTag,
+  kTopoext,
   kXsaveopt,
   kXsavec,
   kXgetbv1,
@@ -140,6 +141,10 @@ class CpuModel {
   std::uint32_t cpu_count() const { return cpu_count_; }
   void set_cpu_count(std::uint32_t count) { cpu_count_ = count; }
 
+  // The part that it is, or null if it is none that exists.
+  const NamedModel* part() const { return part_; }
+  void set_part(const NamedModel* part) { part_ = part; }
+
   // The extension that its vendor's processors have, or null. Not owned.
   const VirtExtension* extension() const { return extension_; }
   void set_extension(const VirtExtension* extension);
@@ -170,13 +175,19 @@ class CpuModel {
  private:
   CpuidResult BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
                         const CpuidDynamic& dynamic) const;
-  CpuidResult ExtendedLeaf(std::uint32_t leaf, const CpuidDynamic& dynamic) const;
+  CpuidResult ExtendedLeaf(std::uint32_t leaf, std::uint32_t subleaf,
+                           const CpuidDynamic& dynamic) const;
   CpuidResult FeatureLeaf(const CpuidDynamic& dynamic) const;
   CpuidResult StructuredLeaf(std::uint32_t subleaf, const CpuidDynamic& dynamic) const;
   CpuidResult XsaveLeaf(std::uint32_t subleaf, const CpuidDynamic& dynamic) const;
   CpuidResult CacheLeaf(std::uint32_t subleaf) const;
   CpuidResult TopologyLeaf(std::uint32_t subleaf) const;
+  CpuidResult ExtendedTopologyLeaf() const;
   std::uint32_t Signature() const;
+  std::uint32_t max_basic_leaf() const;
+  std::uint32_t max_extended_leaf() const;
+  std::string_view brand() const;
+  unsigned apic_id_bits() const;
   std::uint32_t FeatureBits(std::uint32_t leaf, unsigned subleaf, unsigned reg) const;
 
   std::bitset<static_cast<unsigned>(Feature::kCount)> features_;
@@ -185,21 +196,27 @@ class CpuModel {
   std::uint32_t apic_id_ = 0;
   std::uint32_t cpu_count_ = 1;
   const VirtExtension* extension_ = nullptr;
+  const NamedModel* part_ = nullptr;
 };
 
 // What a model is made from.
 struct ModelOptions {
   const VirtExtension* extension = nullptr;
-  // "+name,-name": features to have and not to have besides the default ones, named as the flags
-  // of /proc/cpuinfo are. "maxphyaddr=N" among them sets `physical_bits`, which it overrides.
+  // A named model, or "max" or nothing: all that works. A named one has what its part has, as far
+  // as that works.
+  std::string_view model = {};
+  // "+name,-name": features to have and not to have besides those of the model, named as the flags
+  // of /proc/cpuinfo are. "maxphyaddr=N" among them sets the width of physical addresses. What
+  // rests on a feature taken away goes with it, unless it was asked for.
   std::string_view features = {};
-  std::uint8_t physical_bits = 46;
+  std::uint8_t physical_bits = 46;  // of "max"
   std::uint32_t apic_id = 0;
   std::uint32_t cpu_count = 1;
 };
 
-// The model, or what is wrong with the options, naming the value refused: a feature that is unknown
-// or not implemented, a wish that is neither toggle nor width, a width outside 32 to 52.
+// The model, or what is wrong with the options, naming the value refused: a model that is unknown
+// or another vendor's, a feature that is unknown, not implemented or without its foundation, a wish
+// that is neither toggle nor width, a width outside 32 to 52.
 std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options);
 
 // The names of all features that a model can have, comma separated, in the order of CPUID.

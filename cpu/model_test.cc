@@ -52,7 +52,6 @@ TEST(MakeModel, TogglesFeaturesByName) {
 
 TEST(MakeModel, NamesWhatItRefuses) {
   EXPECT_NE(ErrorOf("+warp").find("\"+warp\": unknown"), std::string::npos);
-  EXPECT_NE(ErrorOf("+mca").find("\"+mca\": not implemented"), std::string::npos);
   EXPECT_NE(ErrorOf("smep").find("\"smep\": must be"), std::string::npos);
   EXPECT_NE(ErrorOf("+smep,,").find("\"\""), std::string::npos);
   EXPECT_EQ(MakeModel({.physical_bits = 53}).index(), 1u);

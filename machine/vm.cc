@@ -174,6 +174,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                                            .count = config.cpu_count,
                                            .extension = *extension,
                                            .memory = &memory.slots(),
+                                           .cpu_model = config.cpu_model,
                                            .cpu_features = config.cpu_features,
                                            .tdp = config.tdp,
                                            .first = i == 0 ? nullptr : processors[0].get()});

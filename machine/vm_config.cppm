@@ -28,7 +28,8 @@ struct VmConfig {
   std::string image_path;                   // empty: no image; registers are as after RESET
   std::string cmdline;                      // for the image, without its name
   std::string initrd_path;                  // empty: none
-  std::string cpu_features;                 // "+name,-name": on top of the vendor's model
+  std::string cpu_model;                    // empty: all that works; else of that very vendor
+  std::string cpu_features;                 // "+name,-name": on top of the model
   std::chrono::milliseconds time_limit{0};  // of running, on the host's clock; 0: none
 };
 

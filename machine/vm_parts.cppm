@@ -26,12 +26,12 @@ struct ProcessorRequest {
   unsigned count = 1;                        // vCPUs of the VM
   const VirtExtension* extension = nullptr;  // outlives the processor
   const GuestMemory* memory = nullptr;       // outlives the processor
-  std::string cpu_features;                  // as VmConfig has them
+  std::string cpu_model, cpu_features;       // as VmConfig has them
   bool tdp = true;
   Processor* first = nullptr;  // vCPU 0's, from the same factory; null for vCPU 0 itself
 };
 
-// InvalidArgument for features that are not known or not possible.
+// InvalidArgument for a model or features that are not known or not possible.
 using ProcessorFactory =
     std::function<absl::StatusOr<std::unique_ptr<Processor>>(const ProcessorRequest&)>;
 

@@ -40,6 +40,13 @@ class QemuPagesawTest(unittest.TestCase):
                               ("qemu64,vendor=GenuineIntel", "intel"), ("max,+vmx", "intel")):
             self.assertIn("--vendor=" + vendor, command("-cpu", model), model)
 
+    def test_names_the_model(self):
+        for model, ours in (("max", "max"), ("qemu64", "max"), ("Skylake-Server", "skylake-server"),
+                            ("IvyBridge,phys-bits=36", "ivy-bridge"), ("EPYC-Milan", "epyc-milan")):
+            self.assertIn("--cpu=" + ours, command("-cpu", model), model)
+        self.assertIn("Haswell is a model of vendor intel",
+                      self.refusal("-cpu", "Haswell,vendor=AuthenticAMD"))
+
     def test_environment_chooses_where_the_model_does_not(self):
         os.environ["PAGESAW_VENDOR"] = "amd"
         self.assertIn("--vendor=amd", command("-cpu", "max"))

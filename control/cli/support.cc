@@ -132,6 +132,7 @@ std::string RightsText(const v1::Rights& rights) {
   if (rights.exec_supervisor()) names.emplace_back("XS");
   if (rights.exec_user()) names.emplace_back("XU");
   if (rights.user()) names.emplace_back("U");
+  if (rights.shadow_stack()) names.emplace_back("SS");
   return names.empty() ? "-" : absl::StrJoin(names, " ");
 }
 

@@ -88,7 +88,8 @@ std::vector<OptionSpec> VmSettingOptions() {
   return {
       {.name = "vendor",
        .placeholder = "intel|amd",
-       .help = "whose virtual processor, or another vendor that a plugin has; default: intel"},
+       .help = "whose virtual processor, or another vendor that a plugin has; default: that of "
+               "the CPU model, or intel"},
       {.name = "tdp",
        .placeholder = "on|off",
        .help = "second-stage tables (on) or shadow paging (off); default: on"},
@@ -102,9 +103,15 @@ std::vector<OptionSpec> VmSettingOptions() {
       {.name = "cpus", .placeholder = "1", .help = "vCPUs; default: 1"},
       {.name = "cmdline", .placeholder = "TEXT", .help = "command line for the image"},
       {.name = "initrd", .placeholder = "FILE", .help = "boot module or initial ramdisk"},
+      {.name = "cpu",
+       .placeholder = "max",
+       .help = "CPU model: max (all that works; the default), nehalem, ivy-bridge, haswell, "
+               "skylake-server, "
+               "sapphire-rapids, opteron, epyc-rome, epyc-milan or epyc-genoa"},
       {.name = "cpu_features",
        .placeholder = "+x,-y",
-       .help = "CPU features to add and to take away; maxphyaddr=N: N physical address bits"},
+       .help = "CPU features to add to the model's and to take away; maxphyaddr=N: N physical "
+               "address bits"},
       {.name = "time_limit",
        .placeholder = "60s",
        .help = "stop the guest after this time; default: never"},
@@ -116,10 +123,11 @@ absl::StatusOr<v1::VmConfig> VmConfigOf(const ParsedCommand& parsed, const std::
   if (parsed.Has("vendor") && parsed.Value("vendor").empty()) {
     return Usage(absl::InvalidArgumentError("--vendor=: must name a vendor, as in --vendor=intel"));
   }
-  config.set_vendor(parsed.Value("vendor", "intel"));
+  config.set_vendor(parsed.Value("vendor"));
   if (auto status = SetChoices(parsed, config); !status.ok()) return status;
   if (auto status = SetNumbers(parsed, config); !status.ok()) return status;
   config.set_command_line(parsed.Value("cmdline"));
+  config.set_cpu_model(parsed.Value("cpu"));
   config.set_cpu_features(parsed.Value("cpu_features"));
   if (!image.empty()) {
     const auto path = FileOf("IMAGE", image);

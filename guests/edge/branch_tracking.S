@@ -1,7 +1,6 @@
 // Indirect branch tracking: what must be ENDBR64, what need not be, and who keeps the tracker meanwhile. A processor
 // without it refuses to turn it on.
 // expect: exit 1
-// paging: both
 #include "guests/edge/edge.inc"
 #define TRACKER 0x800
         .macro write_cet value

@@ -1,6 +1,5 @@
 // Shadow stacks: what fills and checks them, which pages they lie in, and the tokens by which they are switched.
 // expect: exit 1
-// paging: both
 #include "guests/edge/edge.inc"
 #define WINDOW 0x8000000000             // stack_page, ist_page, user_page as shadow stacks
 #define TOP (WINDOW + 0xff8)            // the token of stack_page
