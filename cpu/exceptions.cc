@@ -2,7 +2,6 @@ module;
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
-#include <utility>
 module pagesaw.cpu.exceptions;
 
 import pagesaw.cpu.branch_tracking;
@@ -344,18 +343,13 @@ bool InterruptVirtual8086(Core& core, std::uint8_t vector) {
 
 }  // namespace
 
-Delivery Deliver(Core& core, const Pending& pending, const Pending* met) {
+Delivery Deliver(Core& core, const Pending& pending) {
   Pending current = pending;
   const std::uint64_t old_cr2 = core.cr2;
   const std::uint64_t causes = core.debug_causes;  // without those of pushes that come to nothing
   for (unsigned tries = 0;; ++tries) {
     core.stop = Stop::kNone;
-    if (met != nullptr) {
-      core.exception = *std::exchange(met, nullptr);
-      core.stop = Stop::kException;
-    } else if (TryDeliver(core, current)) {
-      return Delivery::kDone;
-    }
+    if (TryDeliver(core, current)) return Delivery::kDone;
     core.debug_causes = causes;
     if (core.stop != Stop::kException) {
       core.cr2 = old_cr2;
@@ -368,24 +362,28 @@ Delivery Deliver(Core& core, const Pending& pending, const Pending* met) {
       core.LeaveWith(ExitReason::kBudget);
       return Delivery::kLeave;
     }
-    Pending nested = core.exception;
-    if (current.vector == kDf && IsException(current)) {
-      core.activity = Activity::kShutdown;
+    const std::optional<Pending> next = DuringDelivery(core, current, core.exception);
+    if (!next) {
       core.exit = Exit{};
       core.LeaveWith(ExitReason::kShutdown);
       return Delivery::kShutdown;
     }
-    // CR2 tells the last page fault even if it is never delivered as one.
-    if (IsPageFault(nested)) core.cr2 = nested.cr2;
-    const bool names_selector =
-        IsContributory(nested) && nested.vector != kDe && nested.vector != kCp;
-    if (names_selector && !IsFromProgram(current)) nested.error_code |= 1;  // EXT
-    if (MakesDoubleFault(current, nested)) {
-      current = Pending{.vector = kDf, .has_error_code = true};
-    } else {
-      current = nested;
-    }
+    current = *next;
   }
+}
+
+std::optional<Pending> DuringDelivery(Core& core, const Pending& current, Pending nested) {
+  if (current.vector == kDf && IsException(current)) {
+    core.activity = Activity::kShutdown;
+    return std::nullopt;
+  }
+  // CR2 tells the last page fault even if it is never delivered as one.
+  if (IsPageFault(nested)) core.cr2 = nested.cr2;
+  const bool names_selector =
+      IsContributory(nested) && nested.vector != kDe && nested.vector != kCp;
+  if (names_selector && !IsFromProgram(current)) nested.error_code |= 1;  // EXT
+  if (MakesDoubleFault(current, nested)) return Pending{.vector = kDf, .has_error_code = true};
+  return nested;
 }
 
 bool Int(Core& core, const Op& op) {

@@ -2,6 +2,7 @@
 // instructions that ask for it, and IRET, which leads back.
 module;
 #include <cstdint>
+#include <optional>
 export module pagesaw.cpu.exceptions;
 
 export import pagesaw.cpu.core;
@@ -18,9 +19,12 @@ enum class Delivery : std::uint8_t {
 // software interrupt returns to (a fault's own instruction, the next one for others), and where
 // exceptions met on the way return to. Only software interrupts have a `return_rip` of their own.
 // Exceptions met during delivery are delivered instead, or as double fault, before it returns.
-// `met`, if not null, is one that a delivery of `pending` has met already: it left for a table
-// fault, which turned out to be the guest's.
-Delivery Deliver(Core& core, const Pending& pending, const Pending* met = nullptr);
+Delivery Deliver(Core& core, const Pending& pending);
+
+// What is to be delivered when the exception `nested` comes up while `current` is, found inside or
+// by the outside to which a delivery left for a table fault: it, or a double fault. Nothing: a
+// triple fault; `core.activity` says so. Loads CR2.
+std::optional<Pending> DuringDelivery(Core& core, const Pending& current, Pending nested);
 
 bool Int(Core& core, const Op& op);  // vector in `immediate`
 bool Int1(Core& core, const Op& op);

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 import pagesaw.core.cpu_state;
@@ -113,7 +114,9 @@ TEST(DeliverLong, PageFaultFoundOutsideIsOneOfTheDelivery) {
   TestCore test;
   test.SetGate(kDf, TestCore::kCode64, kHandler, kInterruptGate, 0);
   const Pending fault = {.vector = kPfVector, .has_error_code = true, .error_code = 2, .cr2 = 0x77};
-  ASSERT_EQ(Deliver(test.core(), fault, &fault), Delivery::kDone);
+  const std::optional<Pending> next = DuringDelivery(test.core(), fault, fault);
+  ASSERT_TRUE(next);
+  ASSERT_EQ(Deliver(test.core(), *next), Delivery::kDone);
   EXPECT_EQ(test.core().rip, kHandler) << "#DF";
   EXPECT_EQ(test.Read<std::uint64_t>(test.core().gpr[kRsp]), 0u);
   EXPECT_EQ(test.core().cr2, 0x77u);

@@ -142,16 +142,12 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
     if (member_ != nullptr) HearNews();
     if (exit_requested_.exchange(false)) return LeaveFor(ExitReason::kRequested);
   }
-  if (!pending_ && core.event_queued) {
-    pending_ = PendingOf(core.event, core.rip);
+  if (core.event_queued && (!pending_ || core.event.kind == Event::Kind::kException)) {
+    const Pending queued = PendingOf(core.event, core.rip);
     core.event_queued = false;
     core.activity = Activity::kActive;
-  }
-  if (pending_ && core.event_queued && core.event.kind == Event::Kind::kException) {
-    // A page fault that the outside found is one of the delivery that it stopped.
-    const Pending met = PendingOf(core.event, core.rip);
-    core.event_queued = false;
-    if (DeliverPending(&met)) return true;
+    // The outside has found that the event on its way cannot be delivered: as often as it likes.
+    pending_ = pending_ ? DuringDelivery(core, *pending_, queued) : queued;
   }
   while (pending_) {
     if (DeliverPending()) return true;
@@ -173,11 +169,11 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
   return core.budget <= 0 && LeaveFor(ExitReason::kBudget);
 }
 
-bool SoftwareProcessor::DeliverPending(const Pending* met) {
+bool SoftwareProcessor::DeliverPending() {
   Core& core = *core_;
   core.stop = Stop::kNone;
   core.alone = true;
-  switch (Deliver(core, *pending_, met)) {
+  switch (Deliver(core, *pending_)) {
     case Delivery::kDone:
       pending_.reset();
       TellDebugCauses(0);

@@ -63,7 +63,7 @@ class SoftwareProcessor final : public Processor {
   // Makes `pending_` the #DB of the traps that wait and of `more`, bits of DR6, if there are any.
   void TellDebugCauses(std::uint64_t more);
   // Delivers `pending_`. True: Run returns `core_->exit`.
-  bool DeliverPending(const Pending* met = nullptr);
+  bool DeliverPending();
   bool LeaveFor(ExitReason reason);
   void PublishPaging();
 

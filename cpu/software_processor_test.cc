@@ -258,5 +258,25 @@ TEST_F(SoftwareProcessorTest, SnapshotFollowsThePagingState) {
   EXPECT_EQ(machine_.processor().paging_snapshot().mode(), PagingMode::k4Level);
 }
 
+// The tables' owner says what a fault in the middle of a delivery means to the guest.
+TEST_F(SoftwareProcessorTest, PageFaultsInjectedDuringDeliveryEndInShutdown) {
+  constexpr std::uint64_t kIdt = 0x30'0000;
+  CpuState state = machine_.processor().GetState();
+  state.idtr = {.base = kIdt, .limit = 0xfff};
+  machine_.processor().SetState(state);
+  machine_.Spte(kIdt) = 0;
+  Exit exit = machine_.RunCode(Bytes{0x0f, 0x0b});  // ud2
+  const Event page_fault = {
+      .kind = Event::Kind::kException, .vector = 14, .has_error_code = true, .cr2 = kIdt};
+  for (const char* being_delivered : {"#UD", "#PF", "#DF"}) {
+    ASSERT_EQ(exit.reason, ExitReason::kTableFault) << being_delivered;
+    EXPECT_EQ(exit.fault.linear.bits() >> 12, kIdt >> 12);
+    machine_.processor().Inject(page_fault);
+    exit = machine_.processor().Run(1'000);
+  }
+  EXPECT_EQ(exit.reason, ExitReason::kShutdown);
+  EXPECT_EQ(machine_.processor().GetState().cr2, kIdt);
+}
+
 }  // namespace
 }  // namespace pagesaw::cpu
