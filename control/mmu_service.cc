@@ -9,6 +9,7 @@ module;
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,6 +21,7 @@ module pagesaw.control.server;
 import :messages;
 import pagesaw.control.arguments;
 import pagesaw.core.address;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.paging_state;
 
 namespace pagesaw {
@@ -162,6 +164,64 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status SetMemoryAttribute(grpc::ServerContext*,
+                                  const v1::SetMemoryAttributeRequest* request,
+                                  v1::SetMemoryAttributeResponse*) override {
+    const auto vm = FindVm(request->name());
+    if (!vm.ok()) return ToGrpc(vm.status());
+    const v1::MemoryAttribute& wish = request->attribute();
+    const auto attribute = AttributeOf(wish);
+    if (!attribute.ok()) return ToGrpc(attribute.status());
+    if (wish.size_bytes() <= 0) {
+      return ToGrpc(absl::InvalidArgumentError(absl::StrCat(
+          "attribute.size_bytes ", wish.size_bytes(), ": must be a positive multiple of 4096")));
+    }
+    return ToGrpc((*vm)->SetMemoryAttribute(
+        Gpa(wish.gpa()), static_cast<std::uint64_t>(wish.size_bytes()), *attribute));
+  }
+
+  grpc::Status ListMemoryAttributes(grpc::ServerContext*,
+                                    const v1::ListMemoryAttributesRequest* request,
+                                    v1::ListMemoryAttributesResponse* response) override {
+    const auto vm = FindVm(request->parent());
+    if (!vm.ok()) return ToGrpc(vm.status());
+    const auto size = PageSize(request->page_size());
+    if (!size.ok()) return ToGrpc(size.status());
+    const std::string list = "ListMemoryAttributes " + request->parent();
+    const auto cursor = tokens_.Open(list, request->page_token());
+    if (!cursor.ok()) return ToGrpc(cursor.status());
+    std::uint64_t from = 0;  // the first frame not listed yet
+    if (!cursor->empty() && !absl::SimpleAtoi(*cursor, &from)) {
+      return ToGrpc(absl::InternalError("a page token of ours has no frame in it"));
+    }
+    for (const AttributeRange& range : (*vm)->MemoryAttributes()) {
+      if (range.first.number < from) continue;
+      if (static_cast<std::size_t>(response->attributes_size()) == *size) {
+        response->set_next_page_token(tokens_.Make(list, absl::StrCat(range.first.number)));
+        break;
+      }
+      Fill(*response->add_attributes(), range);
+    }
+    return grpc::Status::OK;
+  }
+
+  grpc::Status ListAttributeViolations(grpc::ServerContext*,
+                                       const v1::ListAttributeViolationsRequest* request,
+                                       v1::ListAttributeViolationsResponse* response) override {
+    const auto vm = FindVm(request->parent());
+    if (!vm.ok()) return ToGrpc(vm.status());
+    const ViolationLog& log = (*vm)->violations();
+    for (const Violation& violation : log.Recent()) Fill(*response->add_violations(), violation);
+    const auto count = [&log](ViolationPolicy policy) {
+      return static_cast<std::int64_t>(log.count(policy));
+    };
+    response->set_stop_count(count(ViolationPolicy::kStop));
+    response->set_page_fault_count(count(ViolationPolicy::kPageFault));
+    response->set_general_protection_count(count(ViolationPolicy::kGeneralProtection));
+    response->set_log_count(count(ViolationPolicy::kLog));
+    return grpc::Status::OK;
+  }
+
   grpc::Status GetStatistics(grpc::ServerContext*, const v1::GetStatisticsRequest* request,
                              v1::Statistics* response) override {
     const auto vm = FindVm(request->name());
@@ -242,7 +302,24 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
     if (!report.ok()) return report.status();
     response.set_address(address);
     Fill(response, *report, input, access);
+    std::optional<Gpa> gpa = Gpa(address);
+    if (takes_linear) gpa = GpaBehind(vcpu, input, access);
+    if (!gpa) return absl::OkStatus();
+    const MemoryAttribute attribute = vcpu.vm->MemoryAttributeOf(*gpa);
+    Fill(*response.mutable_attribute(),
+         AttributeRange{.first = GfnOf(*gpa), .count = 1, .attribute = attribute});
+    if (!attribute.unrestricted()) {
+      absl::StrAppend(response.mutable_explanation(), "; the memory attribute of 0x",
+                      absl::Hex(gpa->bits()), " is ", RightsText(attribute.rights));
+    }
     return absl::OkStatus();
+  }
+
+  // What the guest's tables say `address` is, if they allow the access.
+  std::optional<Gpa> GpaBehind(const Vcpu& vcpu, InputAddress address, Access access) const {
+    const auto report = vcpu.vm->Walk(vcpu.index, kCpuWalk, address, access);
+    if (!report.ok() || !report->result) return std::nullopt;
+    return GpaOf(report->result->output);
   }
 
   VmManager& vms_;

@@ -13,6 +13,7 @@ module pagesaw.control.server:messages;
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.cpu_state;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.plugin;
@@ -26,6 +27,7 @@ namespace pagesaw {
 // Requests. Each refuses what the other side has no value for.
 absl::StatusOr<VmConfig> ConfigOf(const control::v1::CreateVmRequest& request);
 absl::StatusOr<Access> AccessOf(const control::v1::Access& access);
+absl::StatusOr<MemoryAttribute> AttributeOf(const control::v1::MemoryAttribute& message);
 // Sets the registers that are present in `registers`.
 absl::Status ApplyRegisters(const control::v1::Registers& registers, CpuState& state);
 
@@ -34,6 +36,8 @@ void Fill(control::v1::Vm& message, const Vm& vm);
 void Fill(control::v1::VmExit& message, const VmExit& exit);
 void Fill(control::v1::Registers& message, const CpuState& state);
 void Fill(control::v1::Rights& message, Rights rights);
+void Fill(control::v1::MemoryAttribute& message, const AttributeRange& range);
+void Fill(control::v1::AttributeViolation& message, const Violation& violation);
 void Fill(control::v1::ShadowRole& message, const ShadowRole& role);
 void Fill(control::v1::ShadowPage& message, const ShadowPageInfo& page);
 void Fill(control::v1::Root& message, const RootInfo& root);

@@ -87,6 +87,20 @@ void FillWalk(Response& message, const WalkReport& report, InputAddress address,
       Explain(report.result, address, access, report.format, report.trace.steps(), tables));
 }
 
+v1::MemoryAttribute::Policy PolicyOf(ViolationPolicy policy) {
+  switch (policy) {
+    case ViolationPolicy::kStop:
+      return v1::MemoryAttribute::STOP;
+    case ViolationPolicy::kPageFault:
+      return v1::MemoryAttribute::PAGE_FAULT;
+    case ViolationPolicy::kGeneralProtection:
+      return v1::MemoryAttribute::GENERAL_PROTECTION;
+    case ViolationPolicy::kLog:
+      return v1::MemoryAttribute::LOG;
+  }
+  return v1::MemoryAttribute::POLICY_UNSPECIFIED;
+}
+
 void FillReserved(v1::Format& message, const PageFormat& format) {
   for (unsigned level = 1; level <= kMaxLevels; ++level) {
     for (unsigned bit7 = 0; bit7 < 2; ++bit7) {
@@ -137,6 +151,62 @@ void Fill(v1::Rights& message, Rights rights) {
   message.set_exec_user(rights.exec_user());
   message.set_user(rights.user());
   message.set_shadow_stack(rights.shadow_stack());
+}
+
+absl::StatusOr<MemoryAttribute> AttributeOf(const v1::MemoryAttribute& message) {
+  const v1::Rights& rights = message.rights();
+  if (rights.user()) {
+    return absl::InvalidArgumentError(
+        "attribute.rights.user: must be false: whose a page is, the guest's tables say");
+  }
+  MemoryAttribute attribute;
+  attribute.rights =
+      Rights((rights.read() ? Rights::kRead : 0u) | (rights.write() ? Rights::kWrite : 0u) |
+             (rights.exec_supervisor() ? Rights::kExecSupervisor : 0u) |
+             (rights.exec_user() ? Rights::kExecUser : 0u));
+  switch (message.policy()) {
+    case v1::MemoryAttribute::POLICY_UNSPECIFIED:
+    case v1::MemoryAttribute::STOP:
+      return attribute;
+    case v1::MemoryAttribute::PAGE_FAULT:
+      attribute.policy = ViolationPolicy::kPageFault;
+      return attribute;
+    case v1::MemoryAttribute::GENERAL_PROTECTION:
+      attribute.policy = ViolationPolicy::kGeneralProtection;
+      return attribute;
+    case v1::MemoryAttribute::LOG:
+      attribute.policy = ViolationPolicy::kLog;
+      return attribute;
+    default:
+      break;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("attribute.policy ", message.policy(), ": must be a value of the enum"));
+}
+
+void Fill(v1::MemoryAttribute& message, const AttributeRange& range) {
+  message.set_gpa(GpaOf(range.first).bits());
+  message.set_size_bytes(Count(range.count * kPageBytes));
+  Fill(*message.mutable_rights(), range.attribute.rights);
+  message.set_policy(PolicyOf(range.attribute.policy));
+}
+
+void Fill(v1::AttributeViolation& message, const Violation& violation) {
+  message.set_number(Count(violation.number));
+  message.set_vcpu(static_cast<int>(violation.vcpu));
+  message.set_rip(violation.rip);
+  message.set_gpa(violation.gpa.bits());
+  message.set_gva(violation.linear.bits());
+  v1::Access& access = *message.mutable_access();
+  access.set_kind(violation.access.is_fetch()   ? v1::Access::FETCH
+                  : violation.access.is_write() ? v1::Access::WRITE
+                                                : v1::Access::READ);
+  access.set_user(violation.access.is_user());
+  message.set_guest_table(violation.stage == Stage::kTable);
+  Fill(*message.mutable_missing(), violation.missing);
+  Fill(*message.mutable_rights(), violation.attribute.rights);
+  message.set_policy(PolicyOf(violation.attribute.policy));
+  message.set_description(Describe(violation));
 }
 
 void Fill(v1::ShadowRole& message, const ShadowRole& role) {

@@ -212,6 +212,11 @@ void Fill(v1::Vm& message, const Vm& vm) {
   const VmState state = vm.state();
   message.set_state(StateOf(state));
   if (state == VmState::kStopped) Fill(*message.mutable_exit(), vm.exit());
+  if (state == VmState::kPaused) {
+    for (const Violation& violation : vm.violations().Holding()) {
+      Fill(*message.add_violations(), violation);
+    }
+  }
 }
 
 // X(field, place) for registers of 64 bits, S(field, place) for segments, T for descriptor tables.

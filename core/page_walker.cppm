@@ -3,6 +3,7 @@
 module;
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <variant>
@@ -10,6 +11,7 @@ export module pagesaw.core.page_walker;
 
 import pagesaw.core.access;
 import pagesaw.core.address;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 
 export namespace pagesaw {
@@ -103,6 +105,10 @@ class PageWalker {
   // Walks as the processor does for `access`: sets A and D, restarting if an entry changes under
   // it.
   virtual WalkResult Walk(InputAddress address, Access access) = 0;
+
+  // The first table access of the last Walk that a memory attribute refused: the walk ended there
+  // with kSecondStage, or, if the attribute's policy is to log, went on.
+  virtual std::optional<AttributeViolation> attribute_violation() const { return std::nullopt; }
 
   // Walks without changing anything, and lists the entries read in `trace` if it is not null.
   // Safe against concurrent changes of the tables by the guest.

@@ -45,8 +45,9 @@ struct BusAccess {
 
 // A refusal by the tables that the processor was given.
 struct TableFault {
-  InputAddress address = {};  // in their input space; the very byte
-  Access access = Access::Read(Privilege::kSupervisor);
+  InputAddress address = {};                             // in their input space; the very byte
+  Access access = Access::Read(Privilege::kSupervisor);  // as the tables judge it
+  Access made = Access::Read(Privilege::kSupervisor);    // as the processor makes it at `linear`
   Stage stage = Stage::kFinal;
   bool present = false;    // every entry met was present
   bool malformed = false;  // one was malformed

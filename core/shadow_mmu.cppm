@@ -3,12 +3,14 @@
 module;
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 export module pagesaw.core.shadow_mmu;
 
 import pagesaw.core.access;
 import pagesaw.core.address;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
@@ -64,7 +66,7 @@ enum class FaultOutcome : std::uint8_t {
   // A write, or an access to a shadow stack, that no SPTE may grant: make it in memory, then say
   // `GuestWrote`.
   kWriteProtected,
-  kAttributeViolation,
+  kAttributeViolation,  // the host's attribute of the memory refuses the access: see `violation`
   kOutOfMemory,
 };
 
@@ -73,6 +75,9 @@ struct FaultResolution {
   Gpa gpa = {};                // what the faulting address is in guest physical space
   Hpa host = {};               // kWriteProtected only: the memory that the guest wants to access
   WalkFault guest_fault = {};  // kGuestFault only
+  // kAttributeViolation: what was refused. With any other outcome: what an attribute refuses but
+  // lets go on, to be noted.
+  std::optional<AttributeViolation> violation = {};
 };
 
 // One shadow page, for people.

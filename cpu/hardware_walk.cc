@@ -168,6 +168,7 @@ bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& pa
   }
   if (!result || space.device()) {
     TableFault fault = result ? *space.device() : space.fault();
+    fault.made = access;
     fault.linear = Gva(linear);
     fault.linear_valid = true;
     return LeaveWithTableFault(core, fault);
@@ -190,6 +191,7 @@ bool WalkOneStage(Core& core, std::uint64_t linear, Access access, HostPage& pag
   const WalkResult result = WalkGiven(core, format, InputAddress(linear), access);
   if (!result) {
     TableFault fault = Describe(result.fault(), access);
+    fault.made = access;
     fault.linear = Gva(linear);
     fault.linear_valid = true;
     return LeaveWithTableFault(core, fault);

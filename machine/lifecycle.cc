@@ -93,15 +93,32 @@ absl::Status Lifecycle::Pause(const std::string& name) {
   if (state_ != VmState::kRunning) return WrongState(name, "pause", state_);
   pause_wanted_ = true;
   attention_ = true;
+  PauseIfParkedLocked();
   lock.unlock();
   hooks_.kick();
   lock.lock();
-  changed_.wait(lock,
-                [this] { return state_ == VmState::kStopped || parked_threads_ == thread_count_; });
+  changed_.wait(lock, [this] { return state_ != VmState::kRunning; });
   if (state_ == VmState::kStopped) return WrongState(name, "pause", state_);
+  return absl::OkStatus();
+}
+
+void Lifecycle::RequestPause() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ != VmState::kRunning || exit_.has_value()) return;
+    pause_wanted_ = true;
+    attention_ = true;
+    PauseIfParkedLocked();
+  }
+  hooks_.kick();
+}
+
+// Threads that were told to run on may not have noticed yet: they are still parked.
+void Lifecycle::PauseIfParkedLocked() {
+  if (state_ != VmState::kRunning || !pause_wanted_ || parked_threads_ != thread_count_) return;
   state_ = VmState::kPaused;
   StopClockLocked();
-  return absl::OkStatus();
+  changed_.notify_all();
 }
 
 absl::Status Lifecycle::Resume(const std::string& name) {
@@ -168,7 +185,7 @@ bool Lifecycle::ThreadMayRun() {
   std::unique_lock lock(mutex_);
   while (pause_wanted_ && !exit_.has_value()) {
     ++parked_threads_;
-    changed_.notify_all();
+    PauseIfParkedLocked();
     changed_.wait(lock, [this] { return !pause_wanted_ || exit_.has_value(); });
     --parked_threads_;
   }

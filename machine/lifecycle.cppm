@@ -39,6 +39,8 @@ class Lifecycle {
   absl::Status Pause(const std::string& name);
   absl::Status Resume(const std::string& name);
   void Stop();
+  // Pauses the VM if it runs, without waiting for that. Any thread, also of a vCPU.
+  void RequestPause();
   bool WaitUntilStopped(std::chrono::milliseconds timeout) const;
 
   // Calls `action` while no thread executes and none can begin to; false if the VM is running.
@@ -56,6 +58,7 @@ class Lifecycle {
 
  private:
   void StopLocked();
+  void PauseIfParkedLocked();
   void StartClockLocked();
   void StopClockLocked();
 

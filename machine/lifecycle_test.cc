@@ -77,6 +77,28 @@ TEST_F(LifecycleTest, StopsWhatIsPausedOrNeverStarted) {
   EXPECT_EQ(lifecycle_->Start("v").code(), absl::StatusCode::kFailedPrecondition);
 }
 
+// A request may come before the threads have noticed that they may run again.
+TEST_F(LifecycleTest, PausesOnRequestWithoutWaiting) {
+  lifecycle_->RequestPause();
+  EXPECT_EQ(lifecycle_->state(), VmState::kCreated);
+  ASSERT_TRUE(lifecycle_->Start("v").ok());
+  for (int round = 0; round < 300; ++round) {
+    lifecycle_->RequestPause();
+    while (lifecycle_->state() != VmState::kPaused) std::this_thread::yield();
+    EXPECT_TRUE(lifecycle_->Pause("v").ok());
+    const int turns = turns_;
+    std::this_thread::yield();
+    EXPECT_EQ(turns_, turns);
+    ASSERT_TRUE(lifecycle_->Resume("v").ok());
+    if (round % 3 == 0) {
+      EXPECT_TRUE(lifecycle_->Pause("v").ok());
+      ASSERT_TRUE(lifecycle_->Resume("v").ok());
+    }
+    if (round % 2 == 0) continue;
+    while (turns_ == turns) std::this_thread::yield();
+  }
+}
+
 TEST_F(LifecycleTest, StopsWhilePaused) {
   ASSERT_TRUE(lifecycle_->Start("v").ok());
   ASSERT_TRUE(lifecycle_->Pause("v").ok());

@@ -298,7 +298,10 @@ std::optional<VmExit> Vcpu::Handle(const Exit& exit) {
     case ExitReason::kBus: {
       CountOne(exits_bus_);
       BusAccess access = exit.bus;
-      if (environment_.tdp || !ReadMemory(access)) Dispatch(access);
+      if (!environment_.tdp && access.kind == BusAccess::Kind::kMmioRead) {
+        return HandlePdpteRead(access);
+      }
+      Dispatch(access);
       processor_->CompleteBus(access);
       return std::nullopt;
     }
@@ -333,6 +336,7 @@ std::optional<VmExit> Vcpu::HandleFault(const TableFault& fault) {
     environment_.mmu->SetPagingState(apic_.id(), processor_->paging_snapshot());
   }
   const FaultResolution resolution = root_mmu_->HandleFault(MmuFaultOf(fault));
+  if (resolution.violation) NoteViolation(*resolution.violation, fault);
   switch (resolution.outcome) {
     case FaultOutcome::kFixed:
     case FaultOutcome::kSpurious:
@@ -353,7 +357,60 @@ std::optional<VmExit> Vcpu::HandleFault(const TableFault& fault) {
     case FaultOutcome::kWriteProtected:
       return HandleProtectedWrite(fault, resolution);
     case FaultOutcome::kAttributeViolation:
-      return ErrorAt("the guest violated the attributes of guest address", resolution.gpa.bits());
+      Refuse(*resolution.violation, fault);
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+void Vcpu::NoteViolation(const AttributeViolation& violation, const TableFault& fault) {
+  if (!environment_.violated) return;
+  Access access = violation.access;
+  if (violation.stage == Stage::kFinal) access = fault.made;
+  environment_.violated({.vcpu = apic_.id(),
+                         .rip = processor_->GetState().rip,
+                         .gpa = violation.gpa,
+                         .linear = fault.linear_valid ? fault.linear : Gva(),
+                         .access = access,
+                         .stage = violation.stage,
+                         .missing = MemoryAttribute::NeededFor(violation.access),
+                         .attribute = violation.attribute});
+}
+
+// What the attribute's policy wants besides the note. Where it is to stop, whoever was told has
+// asked for the pause, and the instruction starts again when the VM is let run on.
+void Vcpu::Refuse(const AttributeViolation& violation, const TableFault& fault) {
+  needs_turn_ = true;  // the VM may be to be held
+  if (violation.attribute.policy == ViolationPolicy::kPageFault) {
+    const PagingState paging = processor_->paging_snapshot();
+    const bool reports_fetch =
+        (paging.cr4 & kCr4Smep) != 0 || ((paging.cr4 & kCr4Pae) != 0 && paging.no_execute());
+    const std::uint32_t code =
+        fault.made.code_bits() & ~(reports_fetch ? 0 : PageFaultCode::kFetch);
+    processor_->Inject({.kind = Event::Kind::kException,
+                        .vector = 14,
+                        .has_error_code = true,
+                        .error_code = code | PageFaultCode::kPresent,
+                        .cr2 = fault.linear.bits()});
+  } else if (violation.attribute.policy == ViolationPolicy::kGeneralProtection) {
+    processor_->Inject({.kind = Event::Kind::kException, .vector = 13, .has_error_code = true});
+  }
+}
+
+// Not through SPTEs: a processor that runs on linear SPTEs asks for its PDPTEs by their address.
+std::optional<VmExit> Vcpu::HandlePdpteRead(BusAccess access) {
+  const Gpa gpa(access.address);
+  MemoryAttribute attribute;
+  if (environment_.attributes != nullptr) attribute = environment_.attributes->Of(GfnOf(gpa));
+  const AttributeViolation violation = {.gpa = gpa, .stage = Stage::kTable, .attribute = attribute};
+  const bool refused = attribute.Refuses(violation.access);
+  const bool goes_on = !refused || attribute.policy == ViolationPolicy::kLog;
+  if (goes_on && !ReadMemory(access)) Dispatch(access);
+  if (refused) NoteViolation(violation, TableFault{});
+  if (goes_on) {
+    processor_->CompleteBus(access);
+  } else {
+    Refuse(violation, TableFault{});
   }
   return std::nullopt;
 }

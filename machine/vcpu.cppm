@@ -15,6 +15,7 @@ import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.cpu_state;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
@@ -24,8 +25,10 @@ import pagesaw.machine.clock;
 import pagesaw.machine.local_apic;
 import pagesaw.machine.msr_file;
 import pagesaw.machine.pic;
+import pagesaw.machine.violation_log;
 import pagesaw.machine.vm_exit;
 import pagesaw.machine.vm_parts;
+import pagesaw.mmu.memory_attributes;
 
 export namespace pagesaw {
 
@@ -40,6 +43,10 @@ struct VcpuEnvironment {
   bool tdp = true;
   // Where a guest that slept wants to go on, in real mode. May be empty: at 0.
   std::function<std::uint32_t()> waking_vector = {};
+  const MemoryAttributes* attributes = nullptr;  // of the memory; null: none
+  // Called by the vCPU's thread when an attribute refused an access, with what the policy says left
+  // to be done: to hold the VM if it is to stop. May be empty.
+  std::function<void(const Violation&)> violated = {};
   // Called when another vCPU than the first, which looks after the devices, gave one of them a
   // deadline. May be empty.
   std::function<void()> deadline_changed = {};
@@ -110,6 +117,9 @@ class Vcpu {
 
   Ending Handle(const Exit& exit);
   Ending HandleFault(const TableFault& fault);
+  Ending HandlePdpteRead(BusAccess access);
+  void NoteViolation(const AttributeViolation& violation, const TableFault& fault);
+  void Refuse(const AttributeViolation& violation, const TableFault& fault);
   void HandlePagingChange(const Invalidation& invalidation);
   Ending HandleProtectedWrite(const TableFault& fault, const FaultResolution& resolution);
   void TellOfProtectedWrites();

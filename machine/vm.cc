@@ -144,6 +144,12 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl, public MemoryUs
         absl::StrFormat("VM '%s': vCPU %d: there are %d", config.name, index, vcpus.size()));
   }
   absl::StatusOr<const ShadowMmu*> FindShadowMmu(unsigned vcpu, std::string_view name) const;
+  absl::Status CheckAttribute(Gpa first, std::uint64_t bytes, Rights rights) const;
+
+  void NoteViolation(const Violation& violation) {
+    violations.Note(violation);
+    if (violation.attribute.policy == ViolationPolicy::kStop) lifecycle.RequestPause();
+  }
 
   const VmConfig config;
   const HostClock clock;
@@ -154,6 +160,7 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl, public MemoryUs
   std::unique_ptr<VmMmu> mmu;
   std::vector<std::unique_ptr<MsrFile>> msrs;
   std::vector<std::unique_ptr<Vcpu>> vcpus;
+  ViolationLog violations;
   Lifecycle lifecycle;
   std::vector<std::thread> threads;
   bool ended = false;  // no thread runs any more, nor will
@@ -209,15 +216,18 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
     msrs.push_back(std::make_unique<MsrFile>(
         board->apic(i), MsrOptions{.tsc_deadline = true, .legacy_amd_counters = amd_counters}));
     vcpus.push_back(std::make_unique<Vcpu>(
-        VcpuEnvironment{.clock = &clock,
-                        .bus = &board->bus(),
-                        .pic = &board->pic(),
-                        .apic_bus = &board->apic_bus(),
-                        .mmu = mmu.get(),
-                        .memory = &memory.slots(),
-                        .tdp = config.tdp,
-                        .waking_vector = [this] { return WakingVector(); },
-                        .deadline_changed = [this] { Wake(0); }},
+        VcpuEnvironment{
+            .clock = &clock,
+            .bus = &board->bus(),
+            .pic = &board->pic(),
+            .apic_bus = &board->apic_bus(),
+            .mmu = mmu.get(),
+            .memory = &memory.slots(),
+            .tdp = config.tdp,
+            .waking_vector = [this] { return WakingVector(); },
+            .attributes = &mmu->attributes(),
+            .violated = [this](const Violation& violation) { NoteViolation(violation); },
+            .deadline_changed = [this] { Wake(0); }},
         std::move(processors[i]), std::move(root_mmu), board->apic(i), *msrs[i]));
   }
   return absl::OkStatus();
@@ -282,7 +292,11 @@ VmState Vm::state() const { return impl_->lifecycle.state(); }
 VmExit Vm::exit() const { return impl_->lifecycle.exit(); }
 absl::Status Vm::Start() { return impl_->lifecycle.Start(name()); }
 absl::Status Vm::Pause() { return impl_->lifecycle.Pause(name()); }
-absl::Status Vm::Resume() { return impl_->lifecycle.Resume(name()); }
+absl::Status Vm::Resume() {
+  // What was refused is tried again: what still is refused pauses the VM again.
+  if (impl_->lifecycle.state() == VmState::kPaused) impl_->violations.Release();
+  return impl_->lifecycle.Resume(name());
+}
 
 absl::Status Vm::Stop() {
   impl_->lifecycle.Stop();
@@ -317,6 +331,56 @@ absl::Status Vm::WriteMemory(Gpa gpa, std::span<const std::byte> bytes) {
 
 std::vector<MemorySlot> Vm::MemorySlots() const { return impl_->memory.slots().Slots(); }
 VmMemory& Vm::memory() { return impl_->memory; }
+
+// -- attributes
+
+absl::Status Vm::Impl::CheckAttribute(Gpa first, std::uint64_t bytes, Rights rights) const {
+  const std::string range =
+      absl::StrFormat("VM '%s': attribute of 0x%x, %d bytes: ", config.name, first.bits(), bytes);
+  if (bytes == 0 || (first.bits() | bytes) % kPageBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(range, "must be one or more whole pages of ", kPageBytes, " bytes"));
+  }
+  const unsigned bits = vcpus[0]->processor().paging_snapshot().features.physical_bits;
+  const std::uint64_t space = std::uint64_t{1} << bits;
+  if (first.bits() >= space || bytes > space - first.bits()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(range, "reaches beyond the guest's ", bits, " bits of physical address"));
+  }
+  if (rights.write() && !rights.read()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(range, "W without R: no page-table entry can say that"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vm::SetMemoryAttribute(Gpa first, std::uint64_t bytes,
+                                    const MemoryAttribute& attribute) {
+  const Rights rights = attribute.rights;
+  if (absl::Status status = impl_->CheckAttribute(first, bytes, rights); !status.ok()) {
+    return status;
+  }
+  const absl::Status status = impl_->mmu->SetAttribute(
+      GfnOf(first), bytes >> kPageShift,
+      {.rights = rights & MemoryAttribute::kEverything, .policy = attribute.policy});
+  if (!status.ok()) {
+    const std::string format =
+        impl_->config.tdp ? impl_->tdp_format->name : std::string("shadow paging");
+    return {status.code(), absl::StrFormat("VM '%s': attribute of 0x%x: tables of %s: %s", name(),
+                                           first.bits(), format, status.message())};
+  }
+  // Nobody is about to use, without asking again, what it was allowed before.
+  impl_->ForgetMemory();
+  return absl::OkStatus();
+}
+
+std::vector<AttributeRange> Vm::MemoryAttributes() const { return impl_->mmu->attributes().List(); }
+
+MemoryAttribute Vm::MemoryAttributeOf(Gpa gpa) const {
+  return impl_->mmu->attributes().Of(GfnOf(gpa));
+}
+
+const ViolationLog& Vm::violations() const { return impl_->violations; }
 
 // -- registers
 

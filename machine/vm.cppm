@@ -17,6 +17,7 @@ import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.cpu_state;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
@@ -24,10 +25,12 @@ import pagesaw.core.plugin;
 import pagesaw.core.shadow_mmu;
 export import pagesaw.machine.console;
 export import pagesaw.machine.lifecycle;
+export import pagesaw.machine.violation_log;
 export import pagesaw.machine.vm_config;
 export import pagesaw.machine.vm_exit;
 export import pagesaw.machine.vm_memory;
 export import pagesaw.machine.vm_parts;
+export import pagesaw.mmu.memory_attributes;
 
 export namespace pagesaw {
 
@@ -88,7 +91,7 @@ class Vm {
   absl::Status Start();
   // running -> paused; returns when no vCPU executes. OK if paused already.
   absl::Status Pause();
-  // paused -> running. OK if running already.
+  // paused -> running. OK if running already. What an attribute refused is tried again.
   absl::Status Resume();
   // -> stopped, from any state; returns when no vCPU executes. OK if stopped already.
   absl::Status Stop();
@@ -107,6 +110,19 @@ class Vm {
   std::vector<MemorySlot> MemorySlots() const;
   // Slots, and what was written in them, in any state.
   VmMemory& memory();
+
+  // What the host lets the guest do with its memory, whatever the guest's tables grant; docs/mmu.md
+  // has the rules. Gives the pages of [first, first + bytes) `attribute`, in any state; when it
+  // returns, no vCPU can do more there. The rights of a frame that was never given any are all.
+  // InvalidArgument: a range that is empty, not of whole pages or beyond the guest's physical
+  // addresses, writing without reading. FailedPrecondition: rights that this VM's SPTEs cannot tell
+  // apart. ResourceExhausted: too many ranges. Nothing has changed then.
+  absl::Status SetMemoryAttribute(Gpa first, std::uint64_t bytes, const MemoryAttribute& attribute);
+  // Every range with less than all rights, ascending.
+  std::vector<AttributeRange> MemoryAttributes() const;
+  MemoryAttribute MemoryAttributeOf(Gpa gpa) const;
+  // What attributes refused.
+  const ViolationLog& violations() const;
 
   unsigned vcpu_count() const;
   // Registers. FailedPrecondition while running; NotFound for an unknown vCPU. A state that no

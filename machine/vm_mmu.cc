@@ -11,15 +11,18 @@ module pagesaw.machine.vm_mmu;
 
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.shadow_mmu;
 import pagesaw.core.virt_extension;
+import pagesaw.mmu.attribute_limit;
 import pagesaw.mmu.cpu_walker;
 import pagesaw.mmu.direct_mmu;
 import pagesaw.mmu.dirty_log;
 import pagesaw.mmu.guest_tables;
+import pagesaw.mmu.memory_attributes;
 import pagesaw.mmu.shadow_pages;
 import pagesaw.mmu.shadowing_mmu;
 import pagesaw.mmu.spte;
@@ -37,9 +40,10 @@ constexpr std::size_t kShadowPageLimit = 4096;
 class SharedVmMmu : public VmMmu {
  public:
   SharedVmMmu(const MmuRequest& request, const SpteCodec& codec, const GuestTables* tables)
-      : memory_(*request.memory), pages_(codec, *request.flusher, kShadowPageLimit, tables) {
+      : memory_(*request.memory),
+        pages_(codec, *request.flusher, kShadowPageLimit, tables, &attributes_) {
     for (unsigned i = 0; i < request.vcpu_count; ++i) {
-      walkers_.push_back(std::make_unique<CpuWalker>(memory_, &pages_.dirty_logs()));
+      walkers_.push_back(std::make_unique<CpuWalker>(memory_, &pages_.dirty_logs(), &attributes_));
     }
   }
 
@@ -81,8 +85,30 @@ class SharedVmMmu : public VmMmu {
 
   MmuStatistics Statistics() const override { return pages_.Statistics(); }
 
+  const MemoryAttributes& attributes() const override { return attributes_; }
+
+  absl::Status SetAttribute(Gfn first, std::uint64_t count,
+                            const MemoryAttribute& attribute) override {
+    if (const auto why = WhyInexpressible(pages_.codec(), attribute.rights)) {
+      return absl::FailedPreconditionError(*why);
+    }
+    switch (attributes_.Set(first, count, attribute)) {
+      case MemoryAttributes::Change::kNone:
+      case MemoryAttributes::Change::kWidened:
+        break;
+      case MemoryAttributes::Change::kRestricted:
+        pages_.AttributesChanged(first, count);
+        break;
+      case MemoryAttributes::Change::kRefused:
+        return absl::ResourceExhaustedError(
+            absl::StrCat("there may be at most ", MemoryAttributes::kMaxRanges, " ranges"));
+    }
+    return absl::OkStatus();
+  }
+
  protected:
   const GuestMemory& memory_;
+  MemoryAttributes attributes_;
   // By its full name: a member function has the plain one.
   class pagesaw::ShadowPages pages_;
   std::vector<std::unique_ptr<CpuWalker>> walkers_;
@@ -112,7 +138,7 @@ class ShadowingVmMmu final : public SharedVmMmu {
  public:
   explicit ShadowingVmMmu(const MmuRequest& request)
       : SharedVmMmu(request, SpteCodec(LinearSpteFormat()), &tables_),
-        tables_(memory_, request.features) {}
+        tables_(memory_, request.features, &attributes_) {}
 
   std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) override {
     return ShadowingMmu::Make(pages_, memory_, tables_, *walkers_[vcpu]);

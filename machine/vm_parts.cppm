@@ -1,6 +1,7 @@
 // What a virtual machine is assembled from: processors and the memory virtualization behind them.
 // The VM sees both by these interfaces, so that another engine, or a test's, can stand in.
 module;
+#include <absl/status/status.h>
 #include <absl/status/statusor.h>
 #include <cstdint>
 #include <functional>
@@ -12,12 +13,14 @@ export module pagesaw.machine.vm_parts;
 
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
 import pagesaw.core.virt_extension;
 import pagesaw.mmu.dirty_log;
+import pagesaw.mmu.memory_attributes;
 
 export namespace pagesaw {
 
@@ -69,6 +72,14 @@ class VmMmu {
   virtual std::vector<ShadowPageInfo> ShadowPages(std::uint64_t after_id,
                                                   unsigned max_count) const = 0;
   virtual MmuStatistics Statistics() const = 0;
+
+  // What the host lets the guest do with its memory.
+  virtual const MemoryAttributes& attributes() const = 0;
+  // Gives `count` frames from `first` an attribute. When it returns no processor can do more there
+  // than it says. FailedPrecondition if SPTEs cannot express it, ResourceExhausted if there are too
+  // many ranges; nothing has changed then. Any thread but those of vCPUs.
+  virtual absl::Status SetAttribute(Gfn first, std::uint64_t count,
+                                    const MemoryAttribute& attribute) = 0;
 };
 
 struct MmuRequest {

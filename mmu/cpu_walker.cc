@@ -1,5 +1,6 @@
 module;
 #include <cstdint>
+#include <optional>
 module pagesaw.mmu.cpu_walker;
 
 import pagesaw.mmu.legacy_format;
@@ -13,8 +14,9 @@ namespace {
 // might be read between, and the next reading miss the change.
 class LoggedTableSpace : public GuestTableSpace<true> {
  public:
-  LoggedTableSpace(const GuestMemory& memory, const DirtyLogs* logs)
-      : GuestTableSpace(memory), logs_(logs) {}
+  LoggedTableSpace(const GuestMemory& memory, const DirtyLogs* logs,
+                   const MemoryAttributes* attributes)
+      : GuestTableSpace(memory, attributes), logs_(logs) {}
   ~LoggedTableSpace() { Tell(); }
   LoggedTableSpace(const LoggedTableSpace&) = delete;
   LoggedTableSpace& operator=(const LoggedTableSpace&) = delete;
@@ -40,9 +42,11 @@ class LoggedTableSpace : public GuestTableSpace<true> {
 
 }  // namespace
 
-CpuWalker::CpuWalker(const GuestMemory& memory, const DirtyLogs* logs)
+CpuWalker::CpuWalker(const GuestMemory& memory, const DirtyLogs* logs,
+                     const MemoryAttributes* attributes)
     : CpuWalker(memory, PagingState()) {
   logs_ = logs;
+  attributes_ = attributes;
 }
 
 CpuWalker::CpuWalker(const GuestMemory& memory, const PagingState& state)
@@ -71,8 +75,10 @@ unsigned CpuWalker::root_level() const {
 }
 
 WalkResult CpuWalker::Walk(InputAddress address, Access access) {
-  LoggedTableSpace space(*memory_, logs_);
-  return WalkLinear(state_, format_, address, access, space, nullptr);
+  LoggedTableSpace space(*memory_, logs_, attributes_);
+  const WalkResult result = WalkLinear(state_, format_, address, access, space, nullptr);
+  violation_ = space.violation();
+  return result;
 }
 
 WalkResult CpuWalker::Inspect(InputAddress address, Access access, WalkTrace* trace) const {

@@ -2,16 +2,19 @@
 // again whenever the paging state changes, which costs a few tens of nanoseconds.
 module;
 #include <cstdint>
+#include <optional>
 #include <string_view>
 export module pagesaw.mmu.cpu_walker;
 
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.mmu.dirty_log;
+import pagesaw.mmu.memory_attributes;
 
 export namespace pagesaw {
 
@@ -20,9 +23,11 @@ export namespace pagesaw {
 // own.
 class CpuWalker final : public PageWalker {
  public:
-  // Walks tables in `memory`, which must outlive the walker. Without paging until Reset. `logs`, if
-  // given, outlives it too and hears of the pages in which a walk set A or D.
-  explicit CpuWalker(const GuestMemory& memory, const DirtyLogs* logs = nullptr);
+  // Walks tables in `memory`. `logs` hears of the pages in which a walk set A or D; `Walk` obeys
+  // `attributes`, `Inspect` looks whatever they say. All must outlive the walker, the latter two
+  // may be null. Without paging until Reset.
+  explicit CpuWalker(const GuestMemory& memory, const DirtyLogs* logs = nullptr,
+                     const MemoryAttributes* attributes = nullptr);
   CpuWalker(const GuestMemory& memory, const PagingState& state);
 
   // Takes `state` for what is walked from now on.
@@ -35,13 +40,16 @@ class CpuWalker final : public PageWalker {
   unsigned root_level() const override;
   std::uint64_t root_register() const override { return state_.cr3; }
   WalkResult Walk(InputAddress address, Access access) override;
+  std::optional<AttributeViolation> attribute_violation() const override { return violation_; }
   WalkResult Inspect(InputAddress address, Access access, WalkTrace* trace) const override;
 
  private:
   const GuestMemory* memory_;
   const DirtyLogs* logs_ = nullptr;
+  const MemoryAttributes* attributes_ = nullptr;
   PagingState state_;
   PageFormat format_;
+  std::optional<AttributeViolation> violation_;
 };
 
 }  // namespace pagesaw

@@ -8,6 +8,7 @@ module;
 #include <vector>
 module pagesaw.mmu.direct_mmu;
 
+import pagesaw.mmu.attribute_limit;
 import pagesaw.mmu.page_size;
 import pagesaw.mmu.spte;
 import pagesaw.mmu.walk;
@@ -79,18 +80,18 @@ bool DirectMmu::Reaches(Gpa gpa) const { return gpa.bits() >> LevelShift(Above(r
 
 FaultResolution DirectMmu::HandleFault(const MmuFault& fault) {
   const Gpa gpa(fault.address.bits());
-  FaultOutcome outcome = FaultOutcome::kMmio;
-  if (Reaches(gpa)) {
-    if (const std::optional<FaultOutcome> known = ResolveUnlocked(gpa, fault.access)) {
-      outcome = *known;
-    } else {
-      ShadowPages::Lock lock = pages_.Acquire();
-      outcome = Map(lock, gpa, fault.access);
-      pages_.Commit(lock);
-    }
+  FaultResolution resolution = {.gpa = gpa};
+  std::optional<FaultOutcome> known;
+  if (Reaches(gpa)) known = ResolveUnlocked(gpa, fault.access);
+  if (known) {
+    resolution.outcome = *known;
+  } else {
+    ShadowPages::Lock lock = pages_.Acquire();
+    resolution.outcome = Map(lock, gpa, fault, resolution);
+    pages_.Commit(lock);
   }
-  pages_.counters().Count(outcome);
-  return {.outcome = outcome, .gpa = gpa};
+  pages_.counters().Count(resolution.outcome);
+  return resolution;
 }
 
 // What the SPTEs as they are say already, or do once they have back what was taken from them to see
@@ -105,16 +106,26 @@ std::optional<FaultOutcome> DirectMmu::ResolveUnlocked(Gpa gpa, Access access) c
   return valid ? std::optional(FaultOutcome::kMmio) : std::nullopt;
 }
 
-// The slots are looked at under the MMU lock: whoever changes them zaps afterwards, under that
-// lock, what was made from the old ones.
-FaultOutcome DirectMmu::Map(ShadowPages::Lock& lock, Gpa gpa, Access access) {
+// The slots and the attributes are looked at under the MMU lock: whoever changes them zaps
+// afterwards, under that lock, what was made from the old ones.
+FaultOutcome DirectMmu::Map(ShadowPages::Lock& lock, Gpa gpa, const MmuFault& fault,
+                            FaultResolution& resolution) {
   if (!pages_.EnsureRoom(lock)) return FaultOutcome::kRetry;
   Reload(lock);
   if (root_ == nullptr) return FaultOutcome::kOutOfMemory;
+  const MemoryAttribute attribute = pages_.AttributeOf(GfnOf(gpa));
+  if (attribute.Refuses(fault.access)) {
+    resolution.violation = {
+        .gpa = gpa, .access = fault.access, .stage = fault.stage, .attribute = attribute};
+    if (attribute.policy != ViolationPolicy::kLog) return FaultOutcome::kAttributeViolation;
+  }
   const MemorySlot* slot = memory_.Find(GfnOf(gpa));
-  if (slot == nullptr) return MarkMmio(gpa);
-  if (slot->read_only && access.is_write()) return FaultOutcome::kMmio;
-  return MapMemory(*slot, gpa, access);
+  if (slot == nullptr) {
+    // The mark of a device grants everything.
+    return Reaches(gpa) && attribute.unrestricted() ? MarkMmio(gpa) : FaultOutcome::kMmio;
+  }
+  if (!Reaches(gpa) || (slot->read_only && fault.access.is_write())) return FaultOutcome::kMmio;
+  return MapMemory(*slot, gpa, fault.access);
 }
 
 // The table at `level` for `gpa`, linked from the root; null if there is no memory for it. A larger
@@ -140,20 +151,25 @@ ShadowPage* DirectMmu::Descend(Gpa gpa, Level level) {
 }
 
 FaultOutcome DirectMmu::MapMemory(const MemorySlot& slot, Gpa gpa, Access access) {
-  Level level = LargestPage(pages_.codec(), slot, gpa, role_.level);
+  const SpteCodec& codec = pages_.codec();
+  Level level = LargestPage(codec, slot, gpa, role_.level);
   while (!pages_.LargePageAllowed(GfnOf(AlignDown(gpa, level)), level)) level = Below(level);
   ShadowPage* page = Descend(gpa, level);
   if (page == nullptr) return FaultOutcome::kOutOfMemory;
   const unsigned index = IndexAt(gpa, level);
   const std::uint64_t old = ShadowPages::Load(&page->sptes[index]);
+  const bool mapped = codec.IsLiveLeaf(old, level);
   // Another vCPU may have been here first.
-  if (pages_.codec().IsLiveLeaf(old, level) && pages_.codec().Allows(old, access)) {
-    return FaultOutcome::kSpurious;
-  }
+  if (mapped && codec.Allows(old, access)) return FaultOutcome::kSpurious;
+  const Rights limit = LeafLimit(codec, pages_.AttributeOf(GfnOf(gpa)), access, mapped ? old : 0);
   const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
-  LeafSpte leaf = {.page = Hpa(host), .level = level, .host_writable = !slot.read_only};
+  LeafSpte leaf = {.page = Hpa(host),
+                   .level = level,
+                   .rights = limit,
+                   .host_writable = !slot.read_only,
+                   .mmu_writable = limit.write()};
   pages_.PrepareForLog(leaf, GfnOf(gpa), access.is_write());
-  pages_.Set(*page, index, pages_.codec().Leaf(leaf));
+  pages_.Set(*page, index, codec.Leaf(leaf));
   return FaultOutcome::kFixed;
 }
 

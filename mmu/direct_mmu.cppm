@@ -11,6 +11,7 @@ export module pagesaw.mmu.direct_mmu;
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.shadow_mmu;
@@ -49,7 +50,8 @@ class DirectMmu final : public ShadowMmu {
   OutputAddress RootTable() const;
   bool Reaches(Gpa gpa) const;
   std::optional<FaultOutcome> ResolveUnlocked(Gpa gpa, Access access) const;
-  FaultOutcome Map(ShadowPages::Lock& lock, Gpa gpa, Access access);
+  FaultOutcome Map(ShadowPages::Lock& lock, Gpa gpa, const MmuFault& fault,
+                   FaultResolution& resolution);
   FaultOutcome MapMemory(const MemorySlot& slot, Gpa gpa, Access access);
   FaultOutcome MarkMmio(Gpa gpa);
   ShadowPage* Descend(Gpa gpa, Level level);

@@ -35,8 +35,9 @@ Gfn LeafGfn(const PageFormat& format, const ShadowRole& role, std::uint64_t entr
 
 }  // namespace
 
-GuestTables::GuestTables(const GuestMemory& memory, const PagingFeatures& features)
-    : memory_(memory) {
+GuestTables::GuestTables(const GuestMemory& memory, const PagingFeatures& features,
+                         const MemoryAttributes* attributes)
+    : memory_(memory), attributes_(attributes) {
   for (bool no_execute : {false, true}) {
     const auto make = [&](PagingMode mode, bool pse) {
       return MakeLegacyFormat({.mode = mode,
@@ -60,6 +61,10 @@ GuestTables::Table GuestTables::Open(Gfn gfn, const ShadowRole& role) const {
   Table table;
   table.format_ = &FormatOf(role);
   table.role_ = &role;
+  if (attributes_ != nullptr && attributes_->any()) {
+    const MemoryAttribute attribute = attributes_->Of(gfn);
+    if (!attribute.rights.read() && attribute.policy != ViolationPolicy::kLog) return table;
+  }
   if (const MemorySlot* slot = memory_.Find(gfn)) {
     table.host_ = slot->HostOf(GpaOf(gfn));
     table.read_only_ = slot->read_only;

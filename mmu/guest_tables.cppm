@@ -10,9 +10,11 @@ export module pagesaw.mmu.guest_tables;
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.paging_state;
 import pagesaw.core.shadow_mmu;
+import pagesaw.mmu.memory_attributes;
 
 export namespace pagesaw {
 
@@ -76,14 +78,16 @@ class ShadowedEntries {
 
 class GuestTables {
  public:
-  // Tables in `memory`, which must outlive this, of a processor with `features`.
-  GuestTables(const GuestMemory& memory, const PagingFeatures& features);
+  // Tables in `memory` of a processor with `features`. `attributes` may be null. What is given by
+  // reference or pointer must outlive this.
+  GuestTables(const GuestMemory& memory, const PagingFeatures& features,
+              const MemoryAttributes* attributes = nullptr);
 
   // A table as the shadow pages of one role see it.
   class Table {
    public:
     // The entry that SPTE `index` stands for. Nothing if it is not present, malformed, was never
-    // accessed, or is in no memory.
+    // accessed, is in no memory, or in memory that the guest may not read.
     std::optional<ShadowedEntry> Read(unsigned index) const;
     // Whether what was made from `entry`, as it was read there before, is still right.
     bool Backs(unsigned index, const ShadowedEntry& entry) const;
@@ -94,7 +98,7 @@ class GuestTables {
     friend class GuestTables;
     const PageFormat* format_ = nullptr;
     const ShadowRole* role_ = nullptr;
-    std::byte* host_ = nullptr;  // null: no memory
+    std::byte* host_ = nullptr;  // null: no memory, or none to be read
     bool read_only_ = false;
   };
 
@@ -116,6 +120,7 @@ class GuestTables {
   const PageFormat& FormatOf(const ShadowRole& role) const;
 
   const GuestMemory& memory_;
+  const MemoryAttributes* const attributes_;
   // By NXE: 4-byte entries, the same without PSE, PAE, long mode.
   std::array<std::array<PageFormat, 4>, 2> formats_;
 };

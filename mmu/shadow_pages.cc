@@ -122,12 +122,13 @@ void FaultCounters::Count(FaultOutcome outcome) {
 }
 
 ShadowPages::ShadowPages(const SpteCodec& codec, TlbFlusher& flusher, std::size_t limit,
-                         const GuestTables* tables)
+                         const GuestTables* tables, const MemoryAttributes* attributes)
     : codec_(codec),
       flusher_(flusher),
       limit_(std::max(limit, 4 * kRoomForFault)),
       arena_(std::make_unique<Arena>()),
       tables_(tables),
+      attributes_(attributes),
       buckets_(tables != nullptr ? kBuckets : 0) {}
 
 ShadowPages::~ShadowPages() {
@@ -295,6 +296,17 @@ void ShadowPages::SlotsChanged(Gfn first, std::uint64_t count) {
 }
 
 void ShadowPages::AllSlotsChanged() { SlotsChanged(Gfn{0}, ~std::uint64_t{0}); }
+
+void ShadowPages::AttributesChanged(Gfn first, std::uint64_t count) {
+  if (count == 0) return;
+  Lock lock = Acquire();
+  // A new generation, because the marks of devices grant everything.
+  if (!NewGeneration() || count >= kManyFrames) return ZapAll(lock);
+  const std::uint64_t last = first.number + (count - 1);
+  for (ShadowPage* root : roots_) ZapRange(*root, first, last);
+  ZapSharedRange(first, last);
+  Commit(lock);
+}
 
 void ShadowPages::ZapAll() {
   Lock lock = Acquire();

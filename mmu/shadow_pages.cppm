@@ -16,10 +16,12 @@ export module pagesaw.mmu.shadow_pages;
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.shadow_mmu;
 import pagesaw.mmu.dirty_log;
 import pagesaw.mmu.guest_tables;
+import pagesaw.mmu.memory_attributes;
 import pagesaw.mmu.rmap;
 import pagesaw.mmu.spte;
 import pagesaw.mmu.spte_list;
@@ -80,9 +82,9 @@ class ShadowPages {
   using Lock = std::unique_lock<std::mutex>;
 
   // At most `limit` pages at a time. The flusher must outlive the pages, and so must `tables`,
-  // which may be null if no guest tables are shadowed.
+  // which may be null if no guest tables are shadowed, and `attributes`, null if there are none.
   ShadowPages(const SpteCodec& codec, TlbFlusher& flusher, std::size_t limit,
-              const GuestTables* tables = nullptr);
+              const GuestTables* tables = nullptr, const MemoryAttributes* attributes = nullptr);
   ~ShadowPages();
   ShadowPages(const ShadowPages&) = delete;
   ShadowPages& operator=(const ShadowPages&) = delete;
@@ -106,6 +108,16 @@ class ShadowPages {
   // know and they are freed. Roots have to be asked for again. Takes the MMU lock, for a while at a
   // time.
   void ZapAll();
+
+  // To be called when the attributes of `count` frames from `first` have been restricted, after
+  // that can be seen: no SPTE grants more than they say any more, and no processor does, when it
+  // returns. Takes the MMU lock. Nobody need be told of more rights: faults find them.
+  void AttributesChanged(Gfn first, std::uint64_t count);
+
+  // What the host lets the guest do with `gfn`.
+  MemoryAttribute AttributeOf(Gfn gfn) const {
+    return attributes_ != nullptr ? attributes_->Of(gfn) : MemoryAttribute{};
+  }
 
   // `bytes` bytes of guest memory from `gpa` may have changed, and can be seen. What was made from
   // guest tables there is right again, and processors have forgotten the rest, when it returns.
@@ -191,7 +203,7 @@ class ShadowPages {
   bool NeedsCommit() const { return flush_needed_; }
 
   // Whether a leaf of `level` may map the frames from `first`: no guest table that is shadowed is
-  // among them, and no frame that is logged.
+  // among them, no frame that is logged, and their attributes are the same.
   bool LargePageAllowed(Gfn first, Level level) const;
   // Makes `leaf`, for an access that writes or not, so that the log of its frame, if there is one,
   // will know of writes.
@@ -256,6 +268,8 @@ class ShadowPages {
   std::optional<const char*> AuditRights(std::uint64_t spte, Gfn gfn, Level level) const;
   std::optional<std::string> AuditPage(const ShadowPage& page) const;
   std::optional<std::string> AuditCounts() const;
+  bool IsWatched(Gfn first, Level level) const;
+  const char* AuditLimits(const ShadowPage& page, unsigned index, std::uint64_t spte) const;
   template <typename Visit>
   void ForEachLeafBelow(const ShadowPage& page, Gfn first, std::uint64_t last, Visit visit) const;
   template <typename Visit>
@@ -278,6 +292,7 @@ class ShadowPages {
   mutable std::mutex mutex_;
   std::unique_ptr<Arena> arena_;
   const GuestTables* const tables_;
+  const MemoryAttributes* const attributes_;
   std::vector<ShadowPage*> roots_;    // of trees that are not shared
   std::vector<ShadowPage*> buckets_;  // of shared pages, by gfn
   std::vector<ShadowPage*> unsync_;

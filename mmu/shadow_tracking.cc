@@ -13,6 +13,8 @@ module;
 #include <vector>
 module pagesaw.mmu.shadow_pages;
 
+import pagesaw.mmu.attribute_limit;
+
 namespace pagesaw {
 namespace {
 
@@ -125,8 +127,15 @@ void ShadowPages::EndShadowing(ShadowPage& page) {
 }
 
 bool ShadowPages::LargePageAllowed(Gfn first, Level level) const {
-  return level == Level::kPt || (!shadowed_in_[BlockIndex(level)].contains(BlockOf(first, level)) &&
-                                 !logs_.AnyIn(first, FramesIn(level)));
+  if (level == Level::kPt) return true;
+  if (attributes_ != nullptr && !attributes_->Uniform(first, FramesIn(level))) return false;
+  return !IsWatched(first, level);
+}
+
+// Whether a guest table is shadowed, or a frame logged, in the large page of `level` from `first`.
+bool ShadowPages::IsWatched(Gfn first, Level level) const {
+  return shadowed_in_[BlockIndex(level)].contains(BlockOf(first, level)) ||
+         logs_.AnyIn(first, FramesIn(level));
 }
 
 // -- the reverse map
@@ -300,6 +309,35 @@ std::optional<const char*> ShadowPages::AuditRights(std::uint64_t spte, Gfn gfn,
   return std::nullopt;
 }
 
+// What is wrong with the rights of a leaf: it grants more than the guest's entry (and those above)
+// or than the attributes of what it maps. Null if nothing is.
+const char* ShadowPages::AuditLimits(const ShadowPage& page, unsigned index,
+                                     std::uint64_t spte) const {
+  const Rights grants = codec_.GrantsOf(spte);
+  // A large leaf may outlast the equality of its frames when some are widened.
+  Rights limit = MemoryAttribute::kEverything;
+  if (attributes_ != nullptr) {
+    limit = attributes_->LeastRights(FrameOf(page, index), FramesIn(page.role.level));
+  }
+  if (!limit.write() && (spte & kSpteMmuWritable) != 0) {
+    return "may be made writable against its attribute";
+  }
+  if (!codec_.format().second_stage) {
+    Rights guest = page.role.access;
+    if (page.shadows()) guest = guest & page.records->At(index).rights;
+    const bool user = codec_.format().RightsOf(spte).user();
+    if (user && !guest.user()) return "is a user's, though the guest's page is not";
+    // Without CR0.WP a supervisor writes what the guest protects.
+    const bool flipped = !user && !page.role.write_protect;
+    if (grants.write() && !guest.write() && !flipped) return "is writable against the guest";
+    if (grants.exec_supervisor() && !guest.exec_user()) return "is executable against the guest";
+    limit = OfPage(limit, guest.user() || !guest.exec_supervisor());
+  }
+  if (codec_.IsShadowStack(spte) && !limit.write())
+    return "is a shadow stack against its attribute";
+  return limit.Covers(grants) ? nullptr : "grants more than its attribute";
+}
+
 std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const {
   const auto complain = [&page](const char* what, unsigned index) {
     return "page " + std::to_string(page.id) + ", SPTE " + std::to_string(index) + ": " + what;
@@ -327,12 +365,15 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
       }
       continue;
     }
+    if (const char* wrong = AuditLimits(page, i, spte)) return complain(wrong, i);
     const Gfn frame = FrameOf(page, i);
     if (auto complaint = AuditRights(spte, frame, page.role.level)) return complain(*complaint, i);
     if (!page.shared) continue;
     const SpteList* mappers = rmap_.Find(frame, page.role.level);
     if (mappers == nullptr || !contains(*mappers)) return complain("is not in the rmap", i);
-    if (!LargePageAllowed(frame, page.role.level)) return complain("maps a table large", i);
+    if (page.role.level != Level::kPt && IsWatched(frame, page.role.level)) {
+      return complain("maps a table large", i);
+    }
     if ((spte & kSpteMmuWritable) != 0 || codec_.IsShadowStack(spte)) {
       bool watched = false;
       ForEachShadow(frame,

@@ -8,6 +8,7 @@ module;
 #include <vector>
 module pagesaw.mmu.shadowing_mmu;
 
+import pagesaw.mmu.attribute_limit;
 import pagesaw.mmu.legacy_format;
 import pagesaw.mmu.page_size;
 import pagesaw.mmu.spte;
@@ -259,7 +260,12 @@ FaultResolution ShadowingMmu::HandleFault(const MmuFault& fault) {
     return resolution;
   }
   const WalkResult walk = walker_.Walk(fault.address, fault.access);
-  if (!walk) {
+  resolution.violation = walker_.attribute_violation();
+  if (!walk && walk.fault().kind == WalkFault::Kind::kSecondStage) {
+    // Not the guest's fault: its tables are not to be read, or not to be written.
+    resolution.outcome = FaultOutcome::kAttributeViolation;
+    resolution.gpa = GpaOf(walk.fault().stage_address);
+  } else if (!walk) {
     resolution = {.outcome = FaultOutcome::kGuestFault, .guest_fault = walk.fault()};
   } else {
     ShadowPages::Lock lock = pages_.Acquire();
@@ -293,12 +299,26 @@ FaultOutcome ShadowingMmu::Map(ShadowPages::Lock& lock, InputAddress address, Ac
 
   const Gpa gpa(GpaOf(path.leaf.gfn).bits() + OffsetIn(address, path.leaf_level));
   resolution.gpa = gpa;
+  const MemoryAttribute attribute = pages_.AttributeOf(GfnOf(gpa));
+  const Access judged = JudgedByPage(access, path.rights.user());
+  if (attribute.Refuses(judged)) {
+    const bool logs = attribute.policy == ViolationPolicy::kLog;
+    // A table on the way may have something to be noted; what is refused comes first.
+    if (!resolution.violation || !logs) {
+      resolution.violation = {.gpa = gpa, .access = judged, .attribute = attribute};
+    }
+    if (!logs) return FaultOutcome::kAttributeViolation;
+  }
   const MemorySlot* slot = memory_.Find(GfnOf(gpa));
-  if (slot == nullptr) return MarkMmio(path, address, gpa);
+  if (slot == nullptr) {
+    // The mark of a device grants everything.
+    return attribute.unrestricted() ? MarkMmio(path, address, gpa) : FaultOutcome::kMmio;
+  }
   // No SPTE can say that a shadow stack may be read and not written.
-  if (slot->read_only && (access.is_write() || access.is_shadow_stack()))
+  if (slot->read_only && (access.is_write() || access.is_shadow_stack())) {
     return FaultOutcome::kMmio;
-  const FaultOutcome outcome = MapMemory(path, address, access, *slot, gpa);
+  }
+  const FaultOutcome outcome = MapMemory(path, address, access, *slot, gpa, attribute);
   if (outcome == FaultOutcome::kWriteProtected) {
     resolution.host = Hpa(reinterpret_cast<std::uintptr_t>(slot->HostOf(gpa)));
   }
@@ -399,17 +419,20 @@ bool ShadowingMmu::LinkPath(Path& path, InputAddress address, Level level, Right
 
 // With CR0.WP clear a supervisor writes what W=0 protects, and users must still not. The SPTE
 // becomes a supervisor's own: writable, not a user's, and not executable where SMEP would have
-// refused. Not where keys or SMAP would judge it by what it then seems to be.
+// refused. Not where keys or SMAP would judge it by what it then seems to be. XU without XS and U
+// says whose page it was: attributes judge it as that.
 void ShadowingMmu::FlipForSupervisorWrite(Rights& rights) const {
   const ShadowRole& role = current_.key.role;
   const bool user = rights.user();
   if (user && role.smap_without_wp) return;
   rights = (rights | Rights(Rights::kWrite)).Without(Rights::kUser);
-  if (user && role.smep) rights = rights.Without(Rights::kExecSupervisor | Rights::kExecUser);
+  if (user) rights = rights.Without(Rights::kExecSupervisor);
+  if (user && role.smep) rights = rights.Without(Rights::kExecUser);
 }
 
 FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access access,
-                                     const MemorySlot& slot, Gpa gpa) {
+                                     const MemorySlot& slot, Gpa gpa,
+                                     const MemoryAttribute& attribute) {
   const SpteCodec& codec = pages_.codec();
   Level level = LargestPage(codec, slot, gpa, path.leaf_level);
   while (!pages_.LargePageAllowed(GfnOf(AlignDown(gpa, level)), level)) level = Below(level);
@@ -420,10 +443,17 @@ FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access ac
     FlipForSupervisorWrite(rights);
   }
   if (!path.leaf.dirty) rights = rights.Without(Rights::kWrite);
-  const bool may_write = (rights.write() || rights.shadow_stack()) &&
-                         pages_.MayBeWritten(GfnOf(gpa), access.is_write() && level == Level::kPt);
+  // Shadow pages go by what the guest grants, so that they can be shared; attributes bind leaves.
   if (!LinkPath(path, address, level, rights)) return FaultOutcome::kOutOfMemory;
   const PathStep& last = path.steps[path.count - 1];
+  const std::uint64_t old = ShadowPages::Load(&last.page->sptes[last.index]);
+  const bool user_page = path.rights.user();
+  Rights limit = LeafLimit(codec, attribute, JudgedByPage(access, user_page),
+                           codec.IsLiveLeaf(old, level) ? old : 0);
+  if (limit.write()) limit = limit | Rights(Rights::kShadowStack);
+  rights = OfPage(rights & limit, user_page);
+  const bool may_write = (rights.write() || rights.shadow_stack()) &&
+                         pages_.MayBeWritten(GfnOf(gpa), access.is_write() && level == Level::kPt);
   const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
   LeafSpte leaf = {.page = Hpa(host),
                    .level = level,
@@ -433,7 +463,7 @@ FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access ac
                    .protection_key = path.leaf.protection_key};
   pages_.PrepareForLog(leaf, GfnOf(gpa), access.is_write() || access.is_shadow_stack());
   const std::uint64_t spte = codec.Leaf(leaf);
-  const bool new_spte = ShadowPages::Load(&last.page->sptes[last.index]) != spte;
+  const bool new_spte = old != spte;
   if (new_spte) pages_.Set(*last.page, last.index, spte, last.record);
   const bool granted = access.is_shadow_stack() ? codec.IsShadowStack(spte)
                                                 : !access.is_write() || codec.IsWritable(spte);

@@ -13,6 +13,7 @@ export module pagesaw.mmu.shadowing_mmu;
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
@@ -109,7 +110,7 @@ class ShadowingMmu final : public ShadowMmu {
   bool LinkPath(Path& path, InputAddress address, Level level, Rights rights);
   void LinkIfNeeded(const PathStep& step, ShadowPage& child);
   FaultOutcome MapMemory(Path& path, InputAddress address, Access access, const MemorySlot& slot,
-                         Gpa gpa);
+                         Gpa gpa, const MemoryAttribute& attribute);
   FaultOutcome MarkMmio(Path& path, InputAddress address, Gpa gpa);
   void FlipForSupervisorWrite(Rights& rights) const;
 

@@ -1,6 +1,7 @@
 // Random guests against the shadow MMU: tables that point at one another, writes to them by the
 // guest (seen or unseen) and by the host, changes of every control bit that paging knows, loads of
-// CR3 that keep translations or not, all kinds of invalidation, on one to three vCPUs. A model of
+// CR3 that keep translations or not, all kinds of invalidation, memory attributes that the host
+// sets, on one to three vCPUs. A model of
 // processors with TLBs believes the SPTEs alone; after every access its verdict is compared with
 // the walker's, with the tables as they are or as they were at a time when the vCPU could cache
 // what has not been invalidated since; and the shadow pages are searched for contradictions.
@@ -28,12 +29,14 @@
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.shadow_mmu;
 import pagesaw.mmu.cpu_walker;
 import pagesaw.mmu.guest_tables;
+import pagesaw.mmu.memory_attributes;
 import pagesaw.mmu.shadow_pages;
 import pagesaw.mmu.shadowing_mmu;
 import pagesaw.mmu.spte;
@@ -54,13 +57,13 @@ constexpr unsigned kSteps = 3000;
 constexpr std::size_t kLongestLog = 200;
 
 struct Outcome {
-  enum class Kind { kHost, kGuestFault, kDevice, kNone } kind = Kind::kNone;
+  enum class Kind { kHost, kGuestFault, kDevice, kViolation, kNone } kind = Kind::kNone;
   std::uint64_t value = 0;  // host address, error code or gpa
   bool operator==(const Outcome&) const = default;
 };
 
 std::string Words(const Outcome& outcome) {
-  static constexpr const char* kNames[] = {"host", "guest fault", "device", "nothing"};
+  static constexpr const char* kNames[] = {"host", "guest fault", "device", "violation", "nothing"};
   char text[64];
   std::snprintf(text, sizeof(text), "%s %#llx", kNames[static_cast<int>(outcome.kind)],
                 static_cast<unsigned long long>(outcome.value));
@@ -70,8 +73,10 @@ std::string Words(const Outcome& outcome) {
 using Scope = Invalidation::Scope;
 
 struct Vcpu {
-  Vcpu(const TestMemory& memory, ShadowPages& pages, const GuestTables& tables)
-      : walker(memory), mmu(ShadowingMmu::Make(pages, memory, tables, walker)) {}
+  Vcpu(const TestMemory& memory, const MemoryAttributes& attributes, ShadowPages& pages,
+       const GuestTables& tables)
+      : walker(memory, nullptr, &attributes),
+        mmu(ShadowingMmu::Make(pages, memory, tables, walker)) {}
 
   PagingState state;
   ShadowRoot root;
@@ -95,12 +100,14 @@ class Guest final : public TlbFlusher {
   explicit Guest(unsigned seed)
       : random_(seed),
         memory_(kMemoryBytes),
-        tables_(memory_, Features()),
-        pages_(SpteCodec(LinearSpteFormat()), *this, Below(3) == 0 ? 24 : 400, &tables_) {
+        tables_(memory_, Features(), &attributes_),
+        pages_(SpteCodec(LinearSpteFormat()), *this, Below(3) == 0 ? 24 : 400, &tables_,
+               &attributes_) {
     memory_.AddSlot(Gpa(kReadOnlyBase), 1u << 20, true);
     const auto count = 1 + Below(3);
     for (std::uint64_t i = 0; i < count; ++i) {
-      cpu_ = vcpus_.emplace_back(std::make_unique<Vcpu>(memory_, pages_, tables_)).get();
+      cpu_ =
+          vcpus_.emplace_back(std::make_unique<Vcpu>(memory_, attributes_, pages_, tables_)).get();
       cpu_->state.features = features_;
       ChangeMode();
     }
@@ -119,7 +126,7 @@ class Guest final : public TlbFlusher {
   std::optional<std::string> Step() {
     if (log_.size() >= kLongestLog) ForgetLog();
     if (Chance(4)) cpu_ = vcpus_[Below(vcpus_.size())].get();
-    switch (Below(36)) {
+    switch (Below(37)) {
       case 0:
         if (Chance(3)) ChangeMode();
         break;
@@ -132,6 +139,9 @@ class Guest final : public TlbFlusher {
         break;
       case 33:
         Invpcid();
+        break;
+      case 36:
+        HostSetsAttribute();
         break;
       case 34:
         Invlpg(RandomLinear());
@@ -255,6 +265,23 @@ class Guest final : public TlbFlusher {
     const Gpa at = RandomEntryAddress(bytes);
     Store(at, RandomEntry(at.bits() >> 12), bytes);
     pages_.GuestWrote(at, bytes);
+  }
+
+  // Mostly takes them away again, so that guests get somewhere.
+  void HostSetsAttribute() {
+    const Gfn first{Chance(20) ? 0x5'0000 + Below(4) : Below(64)};
+    std::uint64_t count = Chance(20) ? 1u << 20 : 1 + Below(Chance(3) ? 600 : 3);
+    MemoryAttribute attribute;
+    if (!Chance(2)) {
+      // What SPTEs of linear addresses can say.
+      attribute.rights = Rights(Chance(3) ? 0 : Rights::kRead | Below(8) << 1);
+      if (Chance(4)) attribute.policy = ViolationPolicy::kLog;
+    } else if (Chance(2)) {
+      count = 1u << 21;
+    }
+    if (attributes_.Set(first, count, attribute) == MemoryAttributes::Change::kRestricted) {
+      pages_.AttributesChanged(first, count);
+    }
   }
 
   std::uint64_t RandomRoot() {
@@ -469,6 +496,8 @@ class Guest final : public TlbFlusher {
           return {Outcome::Kind::kGuestFault, result.guest_fault.code.bits()};
         case FaultOutcome::kMmio:
           return {Outcome::Kind::kDevice, result.gpa.bits()};
+        case FaultOutcome::kAttributeViolation:
+          return {Outcome::Kind::kViolation, result.violation->gpa.bits()};
         case FaultOutcome::kWriteProtected:
           lent_ = result.gpa;
           return {Outcome::Kind::kHost, result.host.bits()};
@@ -479,11 +508,55 @@ class Guest final : public TlbFlusher {
     return {};
   }
 
+  // Whether the attribute of `gpa` holds back `right`.
+  bool Refused(std::uint64_t gpa, unsigned right) const {
+    const MemoryAttribute attribute = attributes_.Of(Gfn{gpa >> 12});
+    return attribute.policy != ViolationPolicy::kLog && (attribute.rights.bits() & right) == 0;
+  }
+
+  bool IsRegister(const WalkStep& step) const {
+    return cpu_->state.mode() == PagingMode::kPae && step.level == Level::kPdpt;
+  }
+
+  // The first entry that the walk may not read; or, if it comes through, may not set A or D in.
+  std::optional<std::uint64_t> RefusedTable(const WalkTrace& trace, bool through,
+                                            bool write) const {
+    for (const WalkStep& step : trace.steps()) {
+      if (!IsRegister(step) && Refused(step.entry_address.bits(), Rights::kRead)) {
+        return step.entry_address.bits();
+      }
+    }
+    for (const WalkStep& step : trace.steps()) {
+      const std::uint64_t wanted = 0x20 | (step.leaf && write ? 0x40 : 0);
+      if (through && !IsRegister(step) && (step.entry & wanted) != wanted &&
+          Refused(step.entry_address.bits(), Rights::kWrite)) {
+        return step.entry_address.bits();
+      }
+    }
+    return std::nullopt;
+  }
+
   Outcome Expected(std::uint64_t linear, Access access) const {
+    WalkTrace trace;
     const WalkResult walk =
-        CpuWalker(memory_, cpu_->state).Inspect(InputAddress(linear), access, nullptr);
+        CpuWalker(memory_, cpu_->state).Inspect(InputAddress(linear), access, &trace);
+    if (const auto table = RefusedTable(trace, static_cast<bool>(walk), access.is_write())) {
+      return {Outcome::Kind::kViolation, *table};
+    }
+    // An entry in no memory is not traced, but has an attribute like any other.
+    if (!walk && walk.fault().kind == WalkFault::Kind::kNoMemory &&
+        Refused(walk.fault().stage_address.bits(), Rights::kRead)) {
+      return {Outcome::Kind::kViolation, walk.fault().stage_address.bits()};
+    }
     if (!walk) return {Outcome::Kind::kGuestFault, walk.fault().code.bits()};
     const Gpa gpa = GpaOf(walk->output);
+    const bool user_page = walk->rights.user();
+    // A shadow stack cannot be read alone.
+    const unsigned right = access.is_write() || access.is_shadow_stack() ? Rights::kWrite
+                           : access.is_read()                            ? Rights::kRead
+                           : user_page                                   ? Rights::kExecUser
+                                                                         : Rights::kExecSupervisor;
+    if (Refused(gpa.bits(), right)) return {Outcome::Kind::kViolation, gpa.bits()};
     const MemorySlot* slot = memory_.Find(GfnOf(gpa));
     if (slot == nullptr || (slot->read_only && (access.is_write() || access.is_shadow_stack()))) {
       return {Outcome::Kind::kDevice, gpa.bits()};
@@ -496,7 +569,7 @@ class Guest final : public TlbFlusher {
     WalkTrace trace;
     (void)CpuWalker(memory_, cpu_->state).Inspect(InputAddress(linear), access, &trace);
     for (const WalkStep& step : trace.steps()) {
-      if (cpu_->state.mode() == PagingMode::kPae && step.level == Level::kPdpt) continue;
+      if (IsRegister(step)) continue;
       if (memory_.Find(GfnOf(GpaOf(step.entry_address)))->read_only) continue;
       const std::uint64_t wanted = 0x20 | (step.leaf && access.is_write() ? 0x40 : 0);
       if ((step.entry & wanted) != wanted) return false;
@@ -573,6 +646,7 @@ class Guest final : public TlbFlusher {
   const bool layered_ = Chance(2);
   PagingFeatures features_;
   TestMemory memory_;
+  MemoryAttributes attributes_;
   GuestTables tables_;
   ShadowPages pages_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;

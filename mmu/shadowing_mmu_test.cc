@@ -8,11 +8,13 @@
 
 import pagesaw.core.access;
 import pagesaw.core.address;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.shadow_mmu;
 import pagesaw.mmu.cpu_walker;
 import pagesaw.mmu.guest_tables;
+import pagesaw.mmu.memory_attributes;
 import pagesaw.mmu.shadow_pages;
 import pagesaw.mmu.shadowing_mmu;
 import pagesaw.mmu.spte;
@@ -45,8 +47,8 @@ class ShadowingMmuTest : public testing::Test {
 
   void Make(std::size_t limit) {
     mmu_.reset();
-    pages_ =
-        std::make_unique<ShadowPages>(SpteCodec(LinearSpteFormat()), flusher_, limit, &tables_);
+    pages_ = std::make_unique<ShadowPages>(SpteCodec(LinearSpteFormat()), flusher_, limit, &tables_,
+                                           &attributes_);
     mmu_ = ShadowingMmu::Make(*pages_, memory_, tables_, walker_);
     SetEntry(kPml4, 0, kPdpt.bits() | kAll);
     SetEntry(kPdpt, 0, kPd.bits() | kAll);
@@ -101,8 +103,9 @@ class ShadowingMmuTest : public testing::Test {
 
   TestMemory memory_{16u << 20};
   CountingFlusher flusher_;
-  GuestTables tables_{memory_, PagingFeatures()};
-  CpuWalker walker_{memory_};
+  MemoryAttributes attributes_;
+  GuestTables tables_{memory_, PagingFeatures(), &attributes_};
+  CpuWalker walker_{memory_, nullptr, &attributes_};
   PagingState state_;
   std::unique_ptr<ShadowPages> pages_;
   std::unique_ptr<ShadowingMmu> mmu_;
@@ -468,6 +471,86 @@ TEST_F(ShadowingMmuTest, LargePagesStopAtShadowedTables) {
   EXPECT_EQ(Fault(0x40'0000, kWrite), FaultOutcome::kFixed);
   EXPECT_EQ(pages_->Statistics().pages_2m, 1u);
   EXPECT_EQ(Host(0x20'8000), HostOf(0x8000));
+}
+
+// -- attributes
+
+class ShadowingAttributes : public ShadowingMmuTest {
+ protected:
+  static constexpr std::uint64_t kPage = 0x8000;
+  void Set(std::uint64_t gpa, unsigned rights) {
+    const Gfn gfn = GfnOf(Gpa(gpa));
+    if (attributes_.Set(gfn, 1, {.rights = Rights(rights)}) ==
+        MemoryAttributes::Change::kRestricted) {
+      pages_->AttributesChanged(gfn, 1);
+    }
+  }
+};
+
+TEST_F(ShadowingAttributes, WhosePageItIsChoosesTheExecuteRight) {
+  constexpr Access kUserFetch = Access::Fetch(Privilege::kUser);
+  SetEntry(kPt, 5, kPage | kP | kW | kA | kD);  // the same page for the supervisor
+  SetEntry(kPt, 6, kPage | kAll);               // and for users
+  for (unsigned execute : {0u, unsigned{Rights::kExecSupervisor}, unsigned{Rights::kExecUser}}) {
+    Set(kPage, Rights::kRead | Rights::kWrite | execute);
+    const bool supervisor = execute == Rights::kExecSupervisor;
+    const bool user = execute == Rights::kExecUser;
+    EXPECT_EQ(Fault(0x5000, kFetch),
+              supervisor ? FaultOutcome::kFixed : FaultOutcome::kAttributeViolation);
+    EXPECT_EQ(Fault(0x6000, kUserFetch),
+              user ? FaultOutcome::kFixed : FaultOutcome::kAttributeViolation);
+    EXPECT_EQ(Fault(0x6000, kFetch),
+              user ? FaultOutcome::kSpurious : FaultOutcome::kAttributeViolation)
+        << "a user's page, whoever fetches";
+    (void)Fault(0x5000, kWrite);
+    (void)Fault(0x6000, kWrite);
+    EXPECT_EQ(Allows(0x5000, kFetch), supervisor);
+    EXPECT_EQ(Allows(0x6000, kFetch), user);
+    EXPECT_TRUE(Allows(0x6000, kUserRead));
+  }
+}
+
+TEST_F(ShadowingAttributes, TakingAUsersPageForAWriteGainsNoFetch) {
+  state_.cr0 &= ~kCr0Wp;
+  Load();
+  SetEntry(kPt, 5, kPage | kP | kU);
+  Set(kPage, Rights::kRead | Rights::kWrite | Rights::kExecSupervisor);
+  EXPECT_EQ(Fault(0x5000, kFetch), FaultOutcome::kAttributeViolation);
+  EXPECT_EQ(Fault(0x5000, kWrite), FaultOutcome::kFixed);
+  EXPECT_FALSE(Allows(0x5000, kFetch)) << "it is still a page of users";
+  Set(kPage, Rights::kRead | Rights::kWrite | Rights::kExecUser);
+  EXPECT_EQ(Fault(0x5000, kWrite), FaultOutcome::kFixed);
+  EXPECT_TRUE(Allows(0x5000, kFetch));
+}
+
+// A large page of users, taken for a write, and the same frames as the supervisor's own.
+TEST_F(ShadowingAttributes, PagesTakenForAWriteAreNotSharedWithTheSupervisorsOwn) {
+  state_.cr0 &= ~kCr0Wp;
+  Load();
+  SetEntry(kPd, 1, 0x20'0000 | kP | kU | kA | kD | kPs);
+  SetEntry(kPd, 2, 0x20'0000 | kP | kW | kA | kD | kPs);
+  Set(0x20'3000, Rights::kRead | Rights::kWrite | Rights::kExecUser);
+  EXPECT_EQ(Fault(0x20'3000, kWrite), FaultOutcome::kFixed);
+  EXPECT_TRUE(Allows(0x20'3000, kFetch)) << "XU judges a user's page";
+  (void)Fault(0x40'3000, kRead);
+  EXPECT_FALSE(Allows(0x40'3000, kFetch)) << "XS judges a supervisor's page";
+  EXPECT_EQ(Fault(0x40'3000, kFetch), FaultOutcome::kAttributeViolation);
+}
+
+TEST_F(ShadowingAttributes, RestrictingATableTakesWhatWasMadeFromIt) {
+  SetEntry(kPt, 5, kPage | kAll);
+  EXPECT_EQ(Fault(0x5000, kRead), FaultOutcome::kFixed);
+  const unsigned flushes = flusher_.count;
+  Set(kPt.bits(), 0);
+  EXPECT_GT(flusher_.count, flushes);
+  EXPECT_FALSE(Allows(0x5000, kRead));
+  const FaultResolution refused =
+      mmu_->HandleFault({.address = InputAddress(0x5000), .access = kRead});
+  EXPECT_EQ(refused.outcome, FaultOutcome::kAttributeViolation);
+  ASSERT_TRUE(refused.violation);
+  EXPECT_EQ(refused.violation->stage, Stage::kTable);
+  EXPECT_EQ(refused.violation->gpa, Gpa(kPt.bits() + 40));
+  EXPECT_TRUE(refused.violation->access.is_read());
 }
 
 }  // namespace

@@ -178,6 +178,21 @@ bool SpteCodec::CanExpress(Rights rights) const {
   return true;
 }
 
+// In a first stage the mode is that of the page: the other mode's rights are SMEP's and SMAP's
+// business.
+Rights SpteCodec::GrantsOf(std::uint64_t leaf) const {
+  const bool user_page = format_.RightsOf(leaf).user();
+  const Privilege by =
+      format_.second_stage || user_page ? Privilege::kUser : Privilege::kSupervisor;
+  const auto fetch = [&](Privilege mode) {
+    return Allows(leaf, Access::Fetch(format_.second_stage ? mode : by));
+  };
+  return Rights((Allows(leaf, Access::Read(by)) ? Rights::kRead : 0u) |
+                (Allows(leaf, Access::Write(by)) ? Rights::kWrite : 0u) |
+                (fetch(Privilege::kSupervisor) ? Rights::kExecSupervisor : 0u) |
+                (fetch(Privilege::kUser) ? Rights::kExecUser : 0u));
+}
+
 bool SpteCodec::HasLeavesAt(Level level) const {
   if (level == Level::kPt) return true;
   const std::uint64_t large = format_.layout.large;

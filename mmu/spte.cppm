@@ -127,6 +127,8 @@ class SpteCodec {
   // that `access` needs.
   std::uint64_t Regranted(std::uint64_t leaf, Access access) const;
 
+  // What a live leaf lets be done: R, W, XS and XU, as accesses of either mode find it.
+  Rights GrantsOf(std::uint64_t leaf) const;
   // Where a link or a leaf points.
   constexpr Hpa Target(std::uint64_t spte) const { return Hpa(spte & format_.layout.address); }
   // Whether a live leaf grants `access`. Links grant everything.

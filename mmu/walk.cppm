@@ -5,13 +5,16 @@ module;
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 export module pagesaw.mmu.walk;
 
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
+import pagesaw.mmu.memory_attributes;
 
 export namespace pagesaw {
 
@@ -70,22 +73,44 @@ class GuestTableSpace {
  public:
   static constexpr bool kUpdates = kUpdating;
 
-  explicit GuestTableSpace(const GuestMemory& memory) : memory_(&memory) {}
+  // What `attributes` (may be null) refuse ends the walk with kSecondStage.
+  explicit GuestTableSpace(const GuestMemory& memory, const MemoryAttributes* attributes = nullptr)
+      : memory_(&memory),
+        attributes_(attributes != nullptr && attributes->any() ? attributes : nullptr) {}
 
   inline TableEntry Find(OutputAddress at) {
     const Gfn gfn = GfnOf(GpaOf(at));
+    if (attributes_ != nullptr && Refused(at, Access::Read(Privilege::kSupervisor))) {
+      return {.refusal = WalkFault::Kind::kSecondStage};
+    }
     if (slot_ == nullptr || !slot_->Contains(gfn)) slot_ = memory_->Find(gfn);
     if (slot_ == nullptr) return {};
     return {.host = slot_->HostOf(GpaOf(at))};
   }
-  inline EntryUpdate PrepareUpdate(OutputAddress at) const {
+  inline EntryUpdate PrepareUpdate(OutputAddress at) {
+    if (attributes_ != nullptr && Refused(at, Access::Write(Privilege::kSupervisor))) {
+      return EntryUpdate::kRefused;
+    }
     const MemorySlot* slot = memory_->Find(GfnOf(GpaOf(at)));
     return slot != nullptr && !slot->read_only ? EntryUpdate::kAllowed : EntryUpdate::kSkipped;
   }
   inline bool Finish(Translation&, Access) const { return true; }
 
+  // The first table access that an attribute has refused, or would have but for its policy.
+  const std::optional<AttributeViolation>& violation() const { return violation_; }
+
  private:
+  [[gnu::cold]] bool Refused(OutputAddress at, Access access) {
+    const MemoryAttribute attribute = attributes_->Of(GfnOf(GpaOf(at)));
+    if (!attribute.Refuses(access)) return false;
+    const bool logs = attribute.policy == ViolationPolicy::kLog;
+    if (!violation_ || !logs) violation_ = {GpaOf(at), access, Stage::kTable, attribute};
+    return !logs;
+  }
+
   const GuestMemory* memory_;
+  const MemoryAttributes* attributes_;
+  std::optional<AttributeViolation> violation_;
   const MemorySlot* slot_ = nullptr;  // of the last entry: a walk's tables are often neighbours
 };
 

@@ -109,6 +109,18 @@ absl::StatusOr<v1::ListShadowPagesResponse> Client::Call(
     const v1::ListShadowPagesRequest& request) {
   return Unary(*stubs_->mmu, &v1::MmuService::Stub::ListShadowPages, request);
 }
+absl::StatusOr<v1::SetMemoryAttributeResponse> Client::Call(
+    const v1::SetMemoryAttributeRequest& request) {
+  return Unary(*stubs_->mmu, &v1::MmuService::Stub::SetMemoryAttribute, request);
+}
+absl::StatusOr<v1::ListMemoryAttributesResponse> Client::Call(
+    const v1::ListMemoryAttributesRequest& request) {
+  return Unary(*stubs_->mmu, &v1::MmuService::Stub::ListMemoryAttributes, request);
+}
+absl::StatusOr<v1::ListAttributeViolationsResponse> Client::Call(
+    const v1::ListAttributeViolationsRequest& request) {
+  return Unary(*stubs_->mmu, &v1::MmuService::Stub::ListAttributeViolations, request);
+}
 absl::StatusOr<v1::Statistics> Client::Call(const v1::GetStatisticsRequest& request) {
   return Unary(*stubs_->mmu, &v1::MmuService::Stub::GetStatistics, request);
 }

@@ -53,6 +53,12 @@ class Client {
   absl::StatusOr<control::v1::ListRootsResponse> Call(const control::v1::ListRootsRequest& request);
   absl::StatusOr<control::v1::ListShadowPagesResponse> Call(
       const control::v1::ListShadowPagesRequest& request);
+  absl::StatusOr<control::v1::SetMemoryAttributeResponse> Call(
+      const control::v1::SetMemoryAttributeRequest& request);
+  absl::StatusOr<control::v1::ListMemoryAttributesResponse> Call(
+      const control::v1::ListMemoryAttributesRequest& request);
+  absl::StatusOr<control::v1::ListAttributeViolationsResponse> Call(
+      const control::v1::ListAttributeViolationsRequest& request);
   absl::StatusOr<control::v1::Statistics> Call(const control::v1::GetStatisticsRequest& request);
 
   absl::StatusOr<control::v1::ListMemorySlotsResponse> Call(

@@ -89,8 +89,9 @@ Outcome RunParsed(const Command& command, std::span<const std::string_view> argu
 
 std::vector<Command> AllCommands() {
   std::vector<Command> all;
-  for (auto* group : {RunCommands, VmCommands, ConsoleCommands, MemoryCommands, SlotCommands,
-                      RegisterCommands, WalkCommands, ShadowCommands, FormatCommands}) {
+  for (auto* group :
+       {RunCommands, VmCommands, ConsoleCommands, MemoryCommands, SlotCommands, RegisterCommands,
+        AttributeCommands, WalkCommands, ShadowCommands, FormatCommands}) {
     for (Command& command : group()) all.push_back(std::move(command));
   }
   return all;

@@ -52,6 +52,7 @@ std::vector<Command> ConsoleCommands();
 std::vector<Command> MemoryCommands();
 std::vector<Command> SlotCommands();
 std::vector<Command> RegisterCommands();
+std::vector<Command> AttributeCommands();
 std::vector<Command> WalkCommands();
 std::vector<Command> ShadowCommands();
 std::vector<Command> FormatCommands();

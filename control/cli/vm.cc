@@ -17,6 +17,13 @@ namespace pagesaw {
 namespace v1 = control::v1;
 namespace {
 
+// How it ended, or what holds it.
+std::string EndText(const v1::Vm& vm) {
+  if (vm.has_exit()) return vm.exit().description();
+  if (vm.violations().empty()) return "-";
+  return "held: " + vm.violations(0).description();
+}
+
 void PrintVms(const std::vector<v1::Vm>& vms) {
   Table table({"NAME", "STATE", "VENDOR", "TDP", "MEMORY", "CPUS", "IMAGE", "EXIT"});
   for (const v1::Vm& vm : vms) {
@@ -24,8 +31,7 @@ void PrintVms(const std::vector<v1::Vm>& vms) {
     table.AddRow({LastPart(vm.name()), EnumText(v1::Vm::State_Name(vm.state())), config.vendor(),
                   config.tdp() == v1::VmConfig::TDP_OFF ? "off" : "on",
                   BytesText(config.memory_bytes()), absl::StrCat(config.cpu_count()),
-                  config.image_path().empty() ? "-" : config.image_path(),
-                  vm.has_exit() ? vm.exit().description() : "-"});
+                  config.image_path().empty() ? "-" : config.image_path(), EndText(vm)});
   }
   Print(table.Text());
 }
