@@ -32,7 +32,7 @@ absl::StatusOr<std::unique_ptr<Processor>> MakeProcessor(const ProcessorRequest&
     registry = std::make_shared<cpu::CodeRegistry>();
   }
   return std::make_unique<cpu::SoftwareProcessor>(std::get<cpu::CpuModel>(model),
-                                                  std::move(registry));
+                                                  std::move(registry), request.memory);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // Behind it stands the software processor; another engine can stand beside that.
 module;
 #include <cstdint>
+#include <functional>
+#include <span>
 export module pagesaw.core.processor;
 
 import pagesaw.core.access;
@@ -113,6 +115,21 @@ class Processor {
   // Whether an external interrupt would be taken at this boundary: IF set, no shadow.
   virtual bool CanTakeInterrupt() const = 0;
   virtual bool CanTakeNmi() const = 0;
+  // Take what CanTakeInterrupt or CanTakeNmi allows: it is queued, or makes the processor leave
+  // guest mode. `acknowledge` gives the interrupt's vector; unless it is called, the interrupt
+  // waits on.
+  virtual void TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) {
+    Inject({.kind = Event::Kind::kExternalInterrupt, .vector = acknowledge()});
+  }
+  // Whether the NMI was taken.
+  virtual bool TakeNmi() {
+    Inject({.kind = Event::Kind::kNmi, .vector = 2});
+    return true;
+  }
+  // Whether INIT is heard now. TakeInit is false if it is to reset the processor; else it waits on,
+  // as the processor has left guest mode for it.
+  virtual bool CanTakeInit() const { return true; }
+  virtual bool TakeInit() { return false; }
   // Asks for a kInterruptWindow exit as soon as CanTakeInterrupt.
   virtual void SetInterruptWindow(bool wanted) = 0;
 
@@ -126,6 +143,10 @@ class Processor {
   // Forgets what it made from the contents of memory (decoded code), which somebody else changed,
   // and every page that was lent.
   virtual void FlushContents() = 0;
+
+  // The pages of guest memory that were written by other ways than translations since the last
+  // call.
+  virtual std::span<const Gpa> TakeDirectWrites() { return {}; }
 
   // What the guest's time-stamp counter is ahead of the host's monotonic clock, in nanoseconds.
   virtual void SetTscOffset(std::uint64_t offset) = 0;

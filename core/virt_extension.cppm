@@ -2,11 +2,13 @@
 // of Pagesaw knows extensions by this interface alone.
 module;
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 export module pagesaw.core.virt_extension;
 
 import pagesaw.core.address;
+import pagesaw.core.guest_mode;
 import pagesaw.core.page_format;
 import pagesaw.core.processor;
 
@@ -49,6 +51,11 @@ class VirtExtension {
   // Changes what CPUID answers to `leaf`, `subleaf` for what the extension itself enumerates.
   virtual void AdjustCpuid(std::uint32_t leaf, std::uint32_t subleaf,
                            CpuidResult& result) const = 0;
+
+  // The CPUID feature by which the extension is offered to guests; empty if it never is.
+  virtual std::string_view feature() const { return {}; }
+  // What a processor that offers it has. Null if it never does.
+  virtual std::unique_ptr<VirtUnit> MakeUnit() const { return nullptr; }
 
   // Paging rules of this vendor's processors, applied to features chosen elsewhere.
   virtual void AdjustPagingFeatures(bool& root_bit8_reserved, std::uint8_t& pse36_bits,

@@ -28,6 +28,7 @@ inline constexpr std::uint64_t kCr4Umip = 1u << 11;
 inline constexpr std::uint64_t kCr4Fsgsbase = 1u << 16;
 inline constexpr std::uint64_t kCr4Osxsave = 1u << 18;
 
+inline constexpr std::uint64_t kEferSvme = 1u << 12;
 inline constexpr std::uint64_t kEferFfxsr = 1u << 14;
 
 // DR6 and DR7. [intel/vol3] "Debug Registers"

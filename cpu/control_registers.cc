@@ -4,6 +4,7 @@ module;
 module pagesaw.cpu.control_registers;
 
 import pagesaw.cpu.control_bits;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.memory;
 import pagesaw.cpu.page_directory_pointers;
 import pagesaw.cpu.segmentation;
@@ -70,19 +71,12 @@ bool SetCr0(Core& core, std::uint64_t value) {
   return true;
 }
 
-// The bits of CR3 that must be clear in long mode.
-std::uint64_t ReservedCr3(const Core& core) {
-  std::uint64_t reserved = ~((std::uint64_t{1} << core.model->physical_bits()) - 1);
-  if (core.model->Has(Feature::kLam)) reserved &= ~(kCr3LamU48 | kCr3LamU57);
-  return reserved;
-}
-
 bool SetCr3(Core& core, std::uint64_t value) {
   // Bit 63 allows to keep translations. The TLB holds one address space at a time and does not; who
   // shadows the tables may.
   const bool keep = (core.cr4 & kCr4Pcide) != 0 && value >> 63 != 0;
   if (keep) value &= ~(std::uint64_t{1} << 63);
-  if (core.long_mode() && (value & ReservedCr3(core)) != 0) return core.Raise(kGp, 0);
+  if (core.long_mode() && (value & ~AllowedCr3(*core.model)) != 0) return core.Raise(kGp, 0);
   std::array<std::uint64_t, 4> pdptes = core.pdptes;
   if (!LoadPdptes(core, value, core.cr0, core.cr4, pdptes)) return false;
   core.cr3 = value;
@@ -118,6 +112,10 @@ bool SetCr4(Core& core, std::uint64_t value) {
 
 bool SetCr8(Core& core, std::uint64_t value) {
   if (value > 15) return core.Raise(kGp, 0);
+  if (core.guest.active && core.guest.interrupts.has_virtual_tpr) {
+    core.guest.interrupts.virtual_tpr = static_cast<std::uint8_t>(value);
+    return true;
+  }
   BusAccess access{.kind = BusAccess::Kind::kTprWrite, .bytes = 1, .value = value};
   return core.AskBus(access);
 }
@@ -142,6 +140,10 @@ std::uint64_t SourceRegister(const Core& core, const Op& op) {
 
 void SetDestination(Core& core, const Op& op, std::uint64_t value) {
   core.Write<std::uint64_t>(op.first, core.code_64() ? value : static_cast<std::uint32_t>(value));
+}
+
+bool IsControlRegister(unsigned number) {
+  return number == 0 || (number >= 2 && number <= 4) || number == 8;
 }
 
 // INVLPG or INVPCID: the TLB forgets, and the one who shadows the tables hears.
@@ -227,9 +229,30 @@ std::uint64_t AllowedCr4(const CpuModel& model) {
   return allowed;
 }
 
+std::uint64_t AllowedCr0() { return kCr0Bits; }
+
+std::uint64_t AllowedEfer(const CpuModel& model) {
+  return kEferLma |  // writes of it have no effect
+         (model.Has(Feature::kSyscall) ? kEferSce : 0) | (model.Has(Feature::kLm) ? kEferLme : 0) |
+         (model.Has(Feature::kNx) ? kEferNxe : 0) | (model.offers_extension() ? kEferSvme : 0);
+}
+
+std::uint64_t AllowedCr3(const CpuModel& model) {
+  const std::uint64_t allowed = (std::uint64_t{1} << model.physical_bits()) - 1;
+  return model.Has(Feature::kLam) ? allowed | kCr3LamU48 | kCr3LamU57 : allowed;
+}
+
 bool MovToControl(Core& core, const Op& op) {
   if (core.cpl != 0) return core.Raise(kGp, 0);
   const std::uint64_t value = SourceRegister(core, op);
+  if (!IsControlRegister(op.first)) return core.Raise(kUd);
+  if (Leaves(core, op,
+             {.what = Intercept::kWriteControl,
+              .number = op.first,
+              .value = value,
+              .gpr = static_cast<std::uint8_t>(op.second / 8)})) {
+    return false;
+  }
   switch (op.first) {
     case 0:
       return SetCr0(core, value);
@@ -249,6 +272,13 @@ bool MovToControl(Core& core, const Op& op) {
 
 bool MovFromControl(Core& core, const Op& op) {
   if (core.cpl != 0) return core.Raise(kGp, 0);
+  if (!IsControlRegister(op.second)) return core.Raise(kUd);
+  if (Leaves(core, op,
+             {.what = Intercept::kReadControl,
+              .number = op.second,
+              .gpr = static_cast<std::uint8_t>(op.first / 8)})) {
+    return false;
+  }
   std::uint64_t value = 0;
   switch (op.second) {
     case 0:
@@ -264,6 +294,10 @@ bool MovFromControl(Core& core, const Op& op) {
       value = core.cr4;
       break;
     case 8: {
+      if (core.guest.active && core.guest.interrupts.has_virtual_tpr) {
+        value = core.guest.interrupts.virtual_tpr;
+        break;
+      }
       BusAccess access{.kind = BusAccess::Kind::kTprRead, .bytes = 1};
       if (!core.AskBus(access)) return false;
       value = access.value & 15;
@@ -280,6 +314,13 @@ bool MovToDebug(Core& core, const Op& op) {
   unsigned number = 0;
   if (!DebugRegister(core, op.first, number)) return false;
   const std::uint64_t value = SourceRegister(core, op);
+  if (Leaves(core, op,
+             {.what = Intercept::kWriteDebug,
+              .number = op.first,
+              .value = value,
+              .gpr = static_cast<std::uint8_t>(op.second / 8)})) {
+    return false;
+  }
   switch (number) {
     case 0:
     case 1:
@@ -305,6 +346,12 @@ bool MovToDebug(Core& core, const Op& op) {
 bool MovFromDebug(Core& core, const Op& op) {
   unsigned number = 0;
   if (!DebugRegister(core, op.second, number)) return false;
+  if (Leaves(core, op,
+             {.what = Intercept::kReadDebug,
+              .number = op.second,
+              .gpr = static_cast<std::uint8_t>(op.first / 8)})) {
+    return false;
+  }
   if (number < 4) {
     SetDestination(core, op, core.dr[number]);
     return true;
@@ -322,12 +369,21 @@ bool Lmsw(Core& core, const Op& op) {
   } else {
     value = core.Read<std::uint16_t>(op.first);
   }
+  if (Leaves(core, op, {.what = Intercept::kLmsw, .value = value, .memory = op.memory != 0})) {
+    return false;
+  }
   // It can set PE but not clear it.
   return SetCr0(core, (core.cr0 & ~std::uint64_t{14}) | (value & 15));
 }
 
 bool Smsw(Core& core, const Op& op) {
   if (core.cpl > 0 && (core.cr4 & kCr4Umip) != 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op,
+             {.what = Intercept::kSmsw,
+              .gpr = static_cast<std::uint8_t>(op.first / 8),
+              .memory = op.memory != 0})) {
+    return false;
+  }
   if (op.memory) return StoreOperand(core, op, static_cast<std::uint16_t>(core.cr0));
   switch (op.operand_bytes) {
     case 2:
@@ -343,8 +399,9 @@ bool Smsw(Core& core, const Op& op) {
   return true;
 }
 
-bool Clts(Core& core, const Op&) {
+bool Clts(Core& core, const Op& op) {
   if (core.cpl != 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kClts)) return false;
   core.cr0 &= ~kCr0Ts;
   core.paging_changed = true;  // the state that others see holds CR0
   return true;
@@ -355,10 +412,11 @@ bool Invlpg(Core& core, const Op& op) {
   std::uint64_t linear = EffectiveAddress(core, op);
   if (core.code_64()) {
     if (op.segment == kFs || op.segment == kGs) linear += core.segments[op.segment].base;
-    if (!IsCanonicalNow(core, linear)) return true;
   } else {
     linear = static_cast<std::uint32_t>(linear + core.segments[op.segment].base);
   }
+  if (Leaves(core, op, {.what = Intercept::kInvlpg, .value = linear})) return false;
+  if (core.code_64() && !IsCanonicalNow(core, linear)) return true;
   Invalidate(
       core,
       {.scope = Invalidation::Scope::kAddress, .pcid = core.paging.pcid(), .linear = Gva(linear)});
@@ -369,6 +427,10 @@ bool Invpcid(Core& core, const Op& op) {
   if (!core.model->Has(Feature::kInvpcid)) return core.Raise(kUd);
   if (core.virtual_8086() || core.cpl != 0) return core.Raise(kGp, 0);
   const auto type = SourceRegister(core, op);
+  if (Leaves(core, op,
+             {.what = Intercept::kInvpcid, .gpr = static_cast<std::uint8_t>(op.second / 8)})) {
+    return false;
+  }
   std::uint64_t linear = 0;
   InvpcidDescriptor descriptor;
   if (!OperandAddress(core, op, 16, false, linear) ||
@@ -380,7 +442,15 @@ bool Invpcid(Core& core, const Op& op) {
   return true;
 }
 
-bool Wbinvd(Core& core, const Op&) { return core.cpl == 0 || core.Raise(kGp, 0); }
+bool Wbinvd(Core& core, const Op& op) {
+  if (core.cpl != 0) return core.Raise(kGp, 0);
+  return !Leaves(core, op, Intercept::kWbinvd);
+}
+
+bool Invd(Core& core, const Op& op) {
+  if (core.cpl != 0) return core.Raise(kGp, 0);
+  return !Leaves(core, op, Intercept::kInvd);
+}
 
 bool Rdpkru(Core& core, const Op&) {
   if ((core.cr4 & kCr4Pke) == 0) return core.Raise(kUd);
@@ -409,9 +479,10 @@ bool Xgetbv(Core& core, const Op&) {
   return true;
 }
 
-bool Xsetbv(Core& core, const Op&) {
+bool Xsetbv(Core& core, const Op& op) {
   if (!core.model->Has(Feature::kXsave) || (core.cr4 & kCr4Osxsave) == 0) return core.Raise(kUd);
   if (core.cpl != 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kXsetbv)) return false;
   const std::uint64_t value =
       core.Read<std::uint32_t>(kRax * 8) | std::uint64_t{core.Read<std::uint32_t>(kRdx * 8)} << 32;
   const std::uint64_t allowed = core.model->xcr0_bits();

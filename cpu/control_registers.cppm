@@ -14,8 +14,12 @@ export namespace pagesaw::cpu {
 // instruction is done: it returns true and must be an Ending one.
 void PagingChanged(Core& core, Invalidation::Scope scope);
 
-// The bits of CR4 that the processor's features allow.
+// The bits of CR0 that there are, and those of CR4, EFER and, in long mode, CR3 that the
+// processor's features allow.
+std::uint64_t AllowedCr0();
 std::uint64_t AllowedCr4(const CpuModel& model);
+std::uint64_t AllowedEfer(const CpuModel& model);
+std::uint64_t AllowedCr3(const CpuModel& model);
 
 // Operands: `first` the destination and `second` the source, a number for control and debug
 // registers and an offset for general-purpose ones.
@@ -28,7 +32,8 @@ bool Smsw(Core& core, const Op& op);
 bool Clts(Core& core, const Op& op);
 bool Invlpg(Core& core, const Op& op);
 bool Invpcid(Core& core, const Op& op);
-bool Wbinvd(Core& core, const Op& op);  // and INVD: no cache of ours holds what memory does not
+bool Wbinvd(Core& core, const Op& op);  // no cache of ours holds what memory does not
+bool Invd(Core& core, const Op& op);
 bool Rdpkru(Core& core, const Op& op);
 bool Wrpkru(Core& core, const Op& op);
 bool Xgetbv(Core& core, const Op& op);

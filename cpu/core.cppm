@@ -6,9 +6,11 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 export module pagesaw.cpu.core;
 
 export import pagesaw.core.cpu_state;
+export import pagesaw.core.guest_mode;
 export import pagesaw.core.page_format;
 export import pagesaw.core.processor;
 export import pagesaw.cpu.breakpoints;
@@ -84,6 +86,7 @@ enum class Stop : std::uint8_t {
   kException,  // `exception` is to be delivered at `rip`
   kExit,       // `exit` goes to the run loop
   kAlone,      // the instruction at `rip` met a breakpoint and must run again, `alone`
+  kLeave,      // guest mode is to be left for `guest.met`
 };
 
 // The kind of thing that a #PF, or whatever else interrupts, is delivered as.
@@ -95,6 +98,8 @@ struct Pending {
   EventClass event_class = EventClass::kFault;
   bool has_error_code = false;
   bool privileged_software = false;  // ICEBP: a software exception that checks no gate DPL
+  bool int_n = false;                // a software interrupt that names its vector
+  bool injected = false;             // by who made the processor enter guest mode: not intercepted
   std::uint32_t error_code = 0;
   std::uint64_t cr2 = 0;         // with vector 14
   std::uint64_t dr6 = 0;         // with vector 1: the causes, bits of DR6
@@ -188,6 +193,17 @@ class CodeWatcher {
   virtual void Changed(std::uint64_t host, std::size_t bytes) = 0;
 };
 
+// Guest mode, into which a virtualization extension leads.
+struct GuestMode {
+  bool active = false;
+  InterceptSet intercepts;       // empty unless active
+  std::uint32_t exceptions = 0;  // likewise
+  GuestInterrupts interrupts;
+  std::uint64_t tsc_offset = 0;
+  InterceptedEvent met;   // with Stop::kLeave
+  bool switched = false;  // the state has been exchanged by the instruction at hand
+};
+
 struct Core {
   // -- read by nearly every instruction
   std::array<std::uint64_t, 17> gpr = {};  // [16] stays 0
@@ -255,12 +271,17 @@ struct Core {
   Pending exception;
   Exit exit;
   Replay replay;
-  bool event_queued = false;  // `event` waits for delivery
+  std::optional<Pending> pending;     // to be delivered before the next instruction
+  std::optional<Pending> delivering;  // what was on its way when its delivery stopped
+  bool event_queued = false;          // `event` waits for delivery
   Event event;
   bool want_interrupt_window = false;
 
   // -- what it is and believes
   const CpuModel* model = nullptr;
+  VirtUnit* unit = nullptr;  // of the extension that is offered, or null
+  VirtHost* unit_host = nullptr;
+  GuestMode guest;
   TranslationTables tables;
   std::atomic<bool> flush_requested{false};
   std::uint64_t tsc_offset = 0;

@@ -7,6 +7,7 @@ module pagesaw.cpu.exceptions;
 import pagesaw.cpu.branch_tracking;
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.flags_register;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.segmentation;
 import pagesaw.cpu.shadow_stack;
 import pagesaw.cpu.task_switch;
@@ -292,10 +293,12 @@ bool TryDeliver(Core& core, const Pending& pending) {
   return true;
 }
 
-bool SoftwareInterrupt(Core& core, const Op& op, std::uint8_t vector, bool privileged) {
+bool SoftwareInterrupt(Core& core, const Op& op, std::uint8_t vector, bool privileged,
+                       bool int_n = false) {
   const Pending pending{.vector = vector,
                         .event_class = EventClass::kSoftwareInterrupt,
                         .privileged_software = privileged,
+                        .int_n = int_n,
                         .dr6 = privileged ? core.debug_causes : 0,
                         .return_rip = core.rip};
   core.rip = core.RipOf(&op);
@@ -343,18 +346,42 @@ bool InterruptVirtual8086(Core& core, std::uint8_t vector) {
 
 }  // namespace
 
+bool ExceptionLeaves(Core& core, const Pending& pending) {
+  const bool exception = IsException(pending) || (IsSoftware(pending) && !pending.int_n);
+  if (pending.injected || !exception || (core.guest.exceptions >> (pending.vector & 31) & 1) == 0) {
+    return false;
+  }
+  return AskUnit(core, {.what = Intercept::kException,
+                        .number = pending.vector,
+                        .value = pending.vector == kPfVector ? pending.cr2 : pending.dr6,
+                        .has_error_code = pending.has_error_code,
+                        .error_code = pending.error_code});
+}
+
+bool ShutdownLeaves(Core& core) {
+  return core.guest.intercepts.Has(Intercept::kShutdown) &&
+         AskUnit(core, {.what = Intercept::kShutdown});
+}
+
 Delivery Deliver(Core& core, const Pending& pending) {
   Pending current = pending;
   const std::uint64_t old_cr2 = core.cr2;
   const std::uint64_t causes = core.debug_causes;  // without those of pushes that come to nothing
+  core.delivering.reset();
   for (unsigned tries = 0;; ++tries) {
     core.stop = Stop::kNone;
-    if (TryDeliver(core, current)) return Delivery::kDone;
-    core.debug_causes = causes;
-    if (core.stop != Stop::kException) {
+    if (core.guest.active && ExceptionLeaves(core, current)) {
       core.cr2 = old_cr2;
-      return Delivery::kLeave;
+      return Delivery::kIntercepted;
     }
+    core.delivering = current;
+    if (TryDeliver(core, current)) {
+      core.delivering.reset();
+      return Delivery::kDone;
+    }
+    core.debug_causes = causes;
+    if (core.stop == Stop::kLeave) return Delivery::kIntercepted;
+    if (core.stop != Stop::kException) return Delivery::kLeave;
     // A processor would be lost here: an exception such as #AC that raises itself is no double
     // fault.
     if (tries == kMaxNested) {
@@ -362,8 +389,14 @@ Delivery Deliver(Core& core, const Pending& pending) {
       core.LeaveWith(ExitReason::kBudget);
       return Delivery::kLeave;
     }
+    // What the hypervisor wants to hear of comes before what two exceptions make together.
+    if (core.guest.active && ExceptionLeaves(core, core.exception)) {
+      core.cr2 = old_cr2;
+      return Delivery::kIntercepted;
+    }
     const std::optional<Pending> next = DuringDelivery(core, current, core.exception);
     if (!next) {
+      if (ShutdownLeaves(core)) return Delivery::kIntercepted;
       core.exit = Exit{};
       core.LeaveWith(ExitReason::kShutdown);
       return Delivery::kShutdown;
@@ -394,10 +427,13 @@ bool Int(Core& core, const Op& op) {
     if (!monitors) return InterruptVirtual8086(core, vector);
     if (!MayDoIo(core)) return core.Raise(kGp, 0);
   }
-  return SoftwareInterrupt(core, op, vector, false);
+  if (Leaves(core, op, {.what = Intercept::kSoftwareInterrupt, .number = vector})) return false;
+  return SoftwareInterrupt(core, op, vector, false, true);
 }
 
-bool Int1(Core& core, const Op& op) { return SoftwareInterrupt(core, op, kDb, true); }
+bool Int1(Core& core, const Op& op) {
+  return !Leaves(core, op, Intercept::kIcebp) && SoftwareInterrupt(core, op, kDb, true);
+}
 bool Int3(Core& core, const Op& op) { return SoftwareInterrupt(core, op, kBp, false); }
 
 bool Into(Core& core, const Op& op) {

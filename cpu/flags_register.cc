@@ -3,6 +3,7 @@ module;
 module pagesaw.cpu.flags_register;
 
 import pagesaw.cpu.control_bits;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.memory;
 
 namespace pagesaw::cpu {
@@ -52,6 +53,7 @@ bool LoadVirtualFlags(Core& core, std::uint64_t value) {
 
 bool Pushf(Core& core, const Op& op) {
   if (RefusedByMonitor(core, op)) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kPushf)) return false;
   const bool is_virtual = core.virtual_8086() && !MayDoIo(core);
   const std::uint64_t image =
       is_virtual ? VirtualFlags(core) : core.Rflags() & ~(kFlagVm | kFlagRf);
@@ -67,6 +69,7 @@ bool Pushf(Core& core, const Op& op) {
 
 bool Popf(Core& core, const Op& op) {
   if (RefusedByMonitor(core, op)) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kPopf)) return false;
   std::uint64_t linear = 0;
   std::uint64_t value = 0;
   if (!StackAddress(core, 0, op.operand_bytes, false, linear) ||

@@ -5,6 +5,7 @@ module;
 module pagesaw.cpu.exceptions;
 
 import pagesaw.cpu.flags_register;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.segmentation;
 import pagesaw.cpu.shadow_stack;
 import pagesaw.cpu.task_switch;
@@ -166,7 +167,7 @@ bool Return(Core& core, unsigned bytes) {
 }  // namespace
 
 bool Iret(Core& core, const Op& op) {
-  if (!Return(core, op.operand_bytes)) return false;
+  if (Leaves(core, op, Intercept::kIret) || !Return(core, op.operand_bytes)) return false;
   core.nmi_blocked = false;
   return true;
 }

@@ -4,6 +4,7 @@ module;
 module pagesaw.cpu.io;
 
 import pagesaw.cpu.flags_register;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.memory;
 import pagesaw.cpu.segmentation;
 
@@ -35,9 +36,17 @@ bool WritePort(Core& core, std::uint16_t port, unsigned bytes, std::uint64_t val
   return core.AskBus(access);
 }
 
+// Whether guest mode is left for an access by IN or OUT.
+bool LeavesForPort(Core& core, const Op& op, std::uint16_t port, bool in) {
+  return Leaves(
+      core, op,
+      {.what = Intercept::kIo, .io = {.port = port, .bytes = op.operand_bytes, .in = in}});
+}
+
 bool In(Core& core, const Op& op, std::uint16_t port) {
   std::uint64_t value = 0;
-  if (!CheckPort(core, port, op.operand_bytes) || !ReadPort(core, port, op.operand_bytes, value)) {
+  if (!CheckPort(core, port, op.operand_bytes) || LeavesForPort(core, op, port, true) ||
+      !ReadPort(core, port, op.operand_bytes, value)) {
     return false;
   }
   switch (op.operand_bytes) {
@@ -55,7 +64,9 @@ bool In(Core& core, const Op& op, std::uint16_t port) {
 }
 
 bool Out(Core& core, const Op& op, std::uint16_t port) {
-  if (!CheckPort(core, port, op.operand_bytes)) return false;
+  if (!CheckPort(core, port, op.operand_bytes) || LeavesForPort(core, op, port, false)) {
+    return false;
+  }
   const std::uint64_t mask = (std::uint64_t{1} << (8 * op.operand_bytes)) - 1;
   return WritePort(core, port, op.operand_bytes, core.gpr[kRax] & mask);
 }
@@ -113,12 +124,29 @@ bool OutsOnce(Core& core, const Op& op, std::uint16_t port) {
   return true;
 }
 
+// `value` of the event: the linear address of the memory operand.
+bool LeavesForString(Core& core, const Op& op, std::uint16_t port, bool in) {
+  const auto segment = in ? kEs : static_cast<SegmentName>(op.segment);
+  const std::uint64_t offset = AddressRegister(core, op, in ? kRdi : kRsi);
+  return Leaves(core, op,
+                {.what = Intercept::kIo,
+                 .value = core.segments[segment].base + offset,
+                 .io = {.port = port,
+                        .bytes = op.operand_bytes,
+                        .in = in,
+                        .string = true,
+                        .repeated = op.repeat != 0,
+                        .address_bytes = op.address_bytes,
+                        .segment = segment}});
+}
+
 template <bool (*kOnce)(Core&, const Op&, std::uint16_t)>
 bool Repeat(Core& core, const Op& op) {
   const auto port = static_cast<std::uint16_t>(core.gpr[kRdx]);
   // Without iterations there is no access, and so no check of one.
   if (op.repeat != 0 && AddressRegister(core, op, kRcx) == 0) return true;
   if (!CheckPort(core, port, op.operand_bytes)) return false;
+  if (LeavesForString(core, op, port, kOnce == &InsOnce)) return false;
   if (op.repeat == 0) return kOnce(core, op, port);
   std::uint64_t left = AddressRegister(core, op, kRcx);
   while (left > 0) {
@@ -169,8 +197,9 @@ bool OutDx(Core& core, const Op& op) {
 bool Ins(Core& core, const Op& op) { return Repeat<InsOnce>(core, op); }
 bool Outs(Core& core, const Op& op) { return Repeat<OutsOnce>(core, op); }
 
-bool Hlt(Core& core, const Op&) {
+bool Hlt(Core& core, const Op& op) {
   if (core.cpl != 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kHlt)) return false;
   core.activity = Activity::kHalted;
   return true;
 }

@@ -146,7 +146,6 @@ Selection SelectHint(const Decoded& decoded, Op& op) {
       PlaceRegisters(decoded, op);
       return {&Plain<&Rdpid>};
     case ZYDIS_MNEMONIC_NOP:
-    case ZYDIS_MNEMONIC_PAUSE:
     case ZYDIS_MNEMONIC_ENDBR32:
     case ZYDIS_MNEMONIC_ENDBR64:
     case ZYDIS_MNEMONIC_RDSSPD:  // of a processor without shadow stacks

@@ -22,8 +22,9 @@ namespace {
 enum Register : std::uint8_t { kEax, kEbx, kEcx, kEdx };
 
 // Whether a feature can be had. kOff: works, but only on request. kHost: where the host's processor
-// has it, which computes the results.
-enum class Support : std::uint8_t { kOff, kOn, kHost };
+// has it, which computes the results. kExtension: where it is that of the vendor's virtualization
+// extension.
+enum class Support : std::uint8_t { kOff, kOn, kHost, kExtension };
 
 // Where CPUID shows a feature, and what people call it.
 struct FeatureRow {
@@ -108,6 +109,7 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kXgetbv1, "xgetbv1", 0xd, 1, kEax, 2, Support::kOn},
     {Feature::kXsaves, "xsaves", 0xd, 1, kEax, 3, Support::kOn},
     {Feature::kLahf, "lahf_lm", kExtended, 0, kEcx, 0, Support::kOn},
+    {Feature::kSvm, "svm", kExtended, 0, kEcx, 2, Support::kExtension},
     {Feature::kLzcnt, "abm", kExtended, 0, kEcx, 5, Support::kOn},
     {Feature::kPrefetchw, "3dnowprefetch", kExtended, 0, kEcx, 8, Support::kOn},
     {Feature::kTopoext, "topoext", kExtended, 0, kEcx, 22, Support::kOn},
@@ -121,6 +123,7 @@ constexpr FeatureRow kFeatures[] = {
 // Bits of leaf 1 EDX that AMD repeats in leaf 80000001h.
 constexpr std::uint32_t kRepeatedBits = 0x0183'f3ff;
 
+constexpr std::uint32_t kSvmLeaf = 0x8000'000a;
 constexpr std::string_view kBrand = "Pagesaw Virtual Processor";
 
 constexpr std::string_view kWidthWish = "maxphyaddr=";
@@ -152,11 +155,23 @@ bool HostHas(const FeatureRow& row) {
   return !vex || __builtin_cpu_supports("avx2");
 }
 
-bool IsDefault(const FeatureRow& row) {
-  return row.support == Support::kOn || (row.support == Support::kHost && HostHas(row));
+// Whether the vendor's extension can be offered to guests by this feature.
+bool ExtensionHas(const CpuModel& model, const FeatureRow& row) {
+  return model.extension() != nullptr && model.extension()->feature() == row.name;
 }
 
-bool IsPossible(const FeatureRow& row) { return row.support != Support::kHost || HostHas(row); }
+bool IsPossible(const CpuModel& model, const FeatureRow& row) {
+  switch (row.support) {
+    case Support::kOff:
+    case Support::kOn:
+      return true;
+    case Support::kHost:
+      return HostHas(row);
+    case Support::kExtension:
+      return ExtensionHas(model, row);
+  }
+  return false;
+}
 
 // What rests on what, foundations first. [intel/vol1] "Detection of AVX Instructions"
 struct Need {
@@ -230,7 +245,10 @@ std::string ApplyWish(std::string_view wish, CpuModel& model, FeatureSet& asked)
   if (const std::string_view vendor = OtherVendorOf(*row, model); on && !vendor.empty()) {
     return QuotedFeature(wish) + ": not of " + std::string(vendor) + " processors";
   }
-  if (on && !IsPossible(*row)) return QuotedFeature(wish) + ": not on this host";
+  if (on && row->support == Support::kExtension && !ExtensionHas(model, *row)) {
+    return QuotedFeature(wish) + ": not on processors of this vendor";
+  }
+  if (on && !IsPossible(model, *row)) return QuotedFeature(wish) + ": not on this host";
   model.Set(row->feature, on);
   asked[static_cast<unsigned>(row->feature)] = on;
   return {};
@@ -259,7 +277,8 @@ void SetDefaults(CpuModel& model) {
   const NamedModel* part = model.part();
   for (const FeatureRow& row : kFeatures) {
     const bool has = part == nullptr || row.feature == Feature::kHypervisor || part->Has(row.name);
-    model.Set(row.feature, has && IsDefault(row) && OtherVendorOf(row, model).empty());
+    model.Set(row.feature, has && row.support != Support::kOff && IsPossible(model, row) &&
+                               OtherVendorOf(row, model).empty());
   }
 }
 
@@ -506,7 +525,9 @@ CpuidResult CpuModel::Cpuid(std::uint32_t leaf, std::uint32_t subleaf,
   } else {
     result = BasicLeaf(leaf, subleaf, dynamic);
   }
-  if (extension_ != nullptr) extension_->AdjustCpuid(leaf, subleaf, result);
+  // Its own leaf is there only if it is offered.
+  const bool beyond = leaf == kSvmLeaf && !offers_extension();
+  if (extension_ != nullptr && !beyond) extension_->AdjustCpuid(leaf, subleaf, result);
   return result;
 }
 

@@ -79,6 +79,7 @@ enum class Feature : std::uint8_t {
   kShstk,
   kIbt,
   kLam,
+  kSvm,
   kSyscall,
   kNx,
   kGbPages,
@@ -148,6 +149,8 @@ class CpuModel {
   // The extension that its vendor's processors have, or null. Not owned.
   const VirtExtension* extension() const { return extension_; }
   void set_extension(const VirtExtension* extension);
+  // Whether guests are offered what that extension adds to a processor.
+  bool offers_extension() const { return extension_ != nullptr && Has(Feature::kSvm); }
 
   // Where the vendors' manuals disagree about instructions that both have: true if it is as in
   // [amd/vol2] and [amd/vol3], false if as in [intel/vol2] and [intel/vol3].

@@ -5,6 +5,7 @@ module;
 #include <thread>
 module pagesaw.cpu.monitor;
 
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.memory;
 
 namespace pagesaw::cpu {
@@ -30,6 +31,7 @@ bool HasMonitor(const Core& core) {
 bool Monitor(Core& core, const Op& op) {
   if (!Allowed(core)) return false;
   if (Extensions(core) != 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kMonitor)) return false;
   const unsigned unused = 64 - 8u * op.address_bytes;
   std::uint64_t linear = 0;
   if (!Linear(core, static_cast<SegmentName>(op.segment), core.gpr[kRax] << unused >> unused, 1,
@@ -41,9 +43,10 @@ bool Monitor(Core& core, const Op& op) {
   return true;
 }
 
-bool Mwait(Core& core, const Op&) {
+bool Mwait(Core& core, const Op& op) {
   if (!Allowed(core)) return false;
   if ((Extensions(core) & ~kWakeByMaskedInterrupts) != 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kMwait)) return false;
   const bool sleeps = core.monitor_armed && !core.attention.load(std::memory_order_relaxed);
   core.monitor_armed = false;
   if (sleeps) std::this_thread::sleep_for(kSleep);

@@ -8,6 +8,7 @@ module pagesaw.cpu.msr;
 import pagesaw.cpu.cet_registers;
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.control_registers;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.monitor;
 import pagesaw.cpu.segmentation;
 
@@ -62,6 +63,26 @@ Result WriteKept(Core& core, std::uint32_t index, std::uint64_t value) {
     return Result::kNotOurs;
   }
   return done ? Result::kDone : Result::kRefused;
+}
+
+// MSRs of the virtualization extension.
+Result ResultOf(VirtUnit::MsrAnswer answer) {
+  switch (answer) {
+    case VirtUnit::MsrAnswer::kDone:
+      return Result::kDone;
+    case VirtUnit::MsrAnswer::kRefused:
+      return Result::kRefused;
+    case VirtUnit::MsrAnswer::kUnknown:
+      return Result::kNotOurs;
+  }
+  return Result::kRefused;
+}
+Result ReadOfUnit(const Core& core, std::uint32_t index, std::uint64_t& value) {
+  return core.unit != nullptr ? ResultOf(core.unit->ReadMsr(index, value)) : Result::kNotOurs;
+}
+Result WriteOfUnit(const Core& core, std::uint32_t index, std::uint64_t value) {
+  if (core.unit == nullptr) return Result::kNotOurs;
+  return ResultOf(core.unit->WriteMsr(*core.unit_host, index, value));
 }
 
 bool HasCet(const CpuModel& model) {
@@ -127,20 +148,20 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
     case kMsrMicrocodeUpdate:
       return Result::kRefused;
     default:
-      return IsAmdPerformanceCounter(core, index) ? gated(true, 0) : ReadKept(core, index, value);
+      if (IsAmdPerformanceCounter(core, index)) return gated(true, 0);
+      if (const Result own = ReadOfUnit(core, index, value); own != Result::kNotOurs) return own;
+      return ReadKept(core, index, value);
   }
 }
 
 // [intel/vol3] "Extended Feature Enable Register"
 bool SetEfer(Core& core, std::uint64_t value) {
-  const CpuModel& model = *core.model;
-  std::uint64_t allowed = kEferLma;  // writes of it have no effect
-  if (model.Has(Feature::kSyscall)) allowed |= kEferSce;
-  if (model.Has(Feature::kLm)) allowed |= kEferLme;
-  if (model.Has(Feature::kNx) && (MiscEnable(core) & kMiscEnableNoExecuteDisable) == 0) {
-    allowed |= kEferNxe;
-  }
+  std::uint64_t allowed = AllowedEfer(*core.model);
+  if ((MiscEnable(core) & kMiscEnableNoExecuteDisable) != 0) allowed &= ~kEferNxe;
   if ((value & ~allowed) != 0) return false;
+  if ((value & ~core.efer & kEferSvme) != 0 && core.unit != nullptr && !core.unit->MayBeEnabled()) {
+    return false;
+  }
   value = (value & ~kEferLma) | (core.efer & kEferLma);
   const std::uint64_t changed = core.efer ^ value;
   if ((changed & kEferLme) != 0 && (core.cr0 & kCr0Pg) != 0) return false;
@@ -240,8 +261,9 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
       return set(core.tsc_aux,
                  (model.Has(Feature::kRdtscp) || model.Has(Feature::kRdpid)) && value >> 32 == 0);
     default:
-      return IsAmdPerformanceCounter(core, index) ? ignore(value == 0)
-                                                  : WriteKept(core, index, value);
+      if (IsAmdPerformanceCounter(core, index)) return ignore(value == 0);
+      if (const Result own = WriteOfUnit(core, index, value); own != Result::kNotOurs) return own;
+      return WriteKept(core, index, value);
   }
 }
 
@@ -256,6 +278,9 @@ bool TscRefused(const Core& core) { return core.cpl > 0 && (core.cr4 & kCr4Tsd) 
 
 bool Random(Core& core, const Op& op, Feature feature) {
   if (!core.model->Has(feature)) return core.Raise(kUd);
+  if (Leaves(core, op, feature == Feature::kRdrand ? Intercept::kRdrand : Intercept::kRdseed)) {
+    return false;
+  }
   std::uint64_t value = 0;
   const bool have = getentropy(&value, sizeof(value)) == 0;
   if (!have) value = 0;
@@ -276,12 +301,15 @@ bool Random(Core& core, const Op& op, Feature feature) {
 
 }  // namespace
 
-std::uint64_t ReadTsc(const Core& core) { return ClockNow() + core.tsc_offset; }
+std::uint64_t ReadTsc(const Core& core) {
+  return ClockNow() + core.tsc_offset + core.guest.tsc_offset;
+}
 
-bool Rdmsr(Core& core, const Op&) {
+bool Rdmsr(Core& core, const Op& op) {
   if (!core.model->Has(Feature::kMsr)) return core.Raise(kUd);
   if (core.cpl != 0) return core.Raise(kGp, 0);
   const std::uint32_t index = Low(core, kRcx);
+  if (Leaves(core, op, {.what = Intercept::kReadMsr, .number = index})) return false;
   std::uint64_t value = 0;
   switch (ReadOwn(core, index, value)) {
     case Result::kRefused:
@@ -298,11 +326,14 @@ bool Rdmsr(Core& core, const Op&) {
   return true;
 }
 
-bool Wrmsr(Core& core, const Op&) {
+bool Wrmsr(Core& core, const Op& op) {
   if (!core.model->Has(Feature::kMsr)) return core.Raise(kUd);
   if (core.cpl != 0) return core.Raise(kGp, 0);
   const std::uint32_t index = Low(core, kRcx);
   const std::uint64_t value = Low(core, kRax) | std::uint64_t{Low(core, kRdx)} << 32;
+  if (Leaves(core, op, {.what = Intercept::kWriteMsr, .number = index, .value = value})) {
+    return false;
+  }
   switch (WriteOwn(core, index, value)) {
     case Result::kRefused:
       return core.Raise(kGp, 0);
@@ -318,23 +349,28 @@ bool Wrmsr(Core& core, const Op&) {
   return true;
 }
 
-bool Rdtsc(Core& core, const Op&) {
+bool Rdtsc(Core& core, const Op& op) {
   if (!core.model->Has(Feature::kTsc)) return core.Raise(kUd);
   if (TscRefused(core)) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kRdtsc)) return false;
   SetPair(core, ReadTsc(core));
   return true;
 }
 
-bool Rdtscp(Core& core, const Op&) {
+bool Rdtscp(Core& core, const Op& op) {
   if (!core.model->Has(Feature::kRdtscp)) return core.Raise(kUd);
   if (TscRefused(core)) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kRdtscp)) return false;
   SetPair(core, ReadTsc(core));
   core.gpr[kRcx] = static_cast<std::uint32_t>(core.tsc_aux);
   return true;
 }
 
 // There are no counters: every index is refused, whatever the privilege.
-bool Rdpmc(Core& core, const Op&) { return core.Raise(kGp, 0); }
+bool Rdpmc(Core& core, const Op& op) {
+  if (core.cpl == 0 && Leaves(core, op, Intercept::kRdpmc)) return false;
+  return core.Raise(kGp, 0);
+}
 
 bool Rdpid(Core& core, const Op& op) {
   if (!core.model->Has(Feature::kRdpid)) return core.Raise(kUd);
@@ -342,9 +378,10 @@ bool Rdpid(Core& core, const Op& op) {
   return true;
 }
 
-bool Cpuid(Core& core, const Op&) {
+bool Cpuid(Core& core, const Op& op) {
   const std::uint64_t features = core.plain_msrs.Read(kMsrMiscFeatures).value_or(0);
   if (core.cpl > 0 && (features & kMiscFeatureCpuidFaulting) != 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kCpuid)) return false;
   const std::uint64_t enabled = MiscEnable(core);
   const CpuidDynamic dynamic = {.osxsave = (core.cr4 & kCr4Osxsave) != 0,
                                 .ospke = (core.cr4 & kCr4Pke) != 0,

@@ -5,6 +5,7 @@ module;
 module pagesaw.cpu.segmentation;
 
 import pagesaw.cpu.control_bits;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.memory;
 
 namespace pagesaw::cpu {
@@ -70,8 +71,9 @@ bool LoadPointer(Core& core, const Op& op) {
   return true;
 }
 
-bool StoreTable(Core& core, const Op& op, const DescriptorTable& table) {
+bool StoreTable(Core& core, const Op& op, const DescriptorTable& table, Intercept intercept) {
   if (RefusedByUmip(core)) return core.Raise(kGp, 0);
+  if (Leaves(core, op, intercept)) return false;
   std::uint8_t bytes[10];
   __builtin_memcpy(bytes, &table.limit, 2);
   __builtin_memcpy(bytes + 2, &table.base, 8);
@@ -90,8 +92,9 @@ bool StoreTable(Core& core, const Op& op, const DescriptorTable& table) {
   return true;
 }
 
-bool LoadTable(Core& core, const Op& op, DescriptorTable& table) {
+bool LoadTable(Core& core, const Op& op, DescriptorTable& table, Intercept intercept) {
   if (core.cpl > 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op, intercept)) return false;
   std::uint8_t bytes[10] = {};
   const unsigned count = core.code_64() ? 10 : 6;
   std::uint64_t linear = 0;
@@ -233,18 +236,21 @@ bool LoadFarPointer(Core& core, const Op& op) {
 bool Sldt(Core& core, const Op& op) {
   if (NoSelectors(core)) return core.Raise(kUd);
   if (RefusedByUmip(core)) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kReadLdtr)) return false;
   return StoreSelector(core, op, core.segments[kLdtr].selector);
 }
 
 bool Str(Core& core, const Op& op) {
   if (NoSelectors(core)) return core.Raise(kUd);
   if (RefusedByUmip(core)) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kReadTr)) return false;
   return StoreSelector(core, op, core.segments[kTr].selector);
 }
 
 bool Lldt(Core& core, const Op& op) {
   if (NoSelectors(core)) return core.Raise(kUd);
   if (core.cpl > 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kWriteLdtr)) return false;
   std::uint16_t selector = 0;
   if (!LoadSelector(core, op, selector)) return false;
   if (IsNull(selector)) {
@@ -268,6 +274,7 @@ bool Lldt(Core& core, const Op& op) {
 bool Ltr(Core& core, const Op& op) {
   if (NoSelectors(core)) return core.Raise(kUd);
   if (core.cpl > 0) return core.Raise(kGp, 0);
+  if (Leaves(core, op, Intercept::kWriteTr)) return false;
   std::uint16_t selector = 0;
   if (!LoadSelector(core, op, selector)) return false;
   if (IsNull(selector)) return core.Raise(kGp, 0);
@@ -304,10 +311,18 @@ bool Lsl(Core& core, const Op& op) {
               [](const Descriptor& descriptor) { return descriptor.ToSegment(0).limit; });
 }
 
-bool Sgdt(Core& core, const Op& op) { return StoreTable(core, op, core.gdtr); }
-bool Sidt(Core& core, const Op& op) { return StoreTable(core, op, core.idtr); }
-bool Lgdt(Core& core, const Op& op) { return LoadTable(core, op, core.gdtr); }
-bool Lidt(Core& core, const Op& op) { return LoadTable(core, op, core.idtr); }
+bool Sgdt(Core& core, const Op& op) {
+  return StoreTable(core, op, core.gdtr, Intercept::kReadGdtr);
+}
+bool Sidt(Core& core, const Op& op) {
+  return StoreTable(core, op, core.idtr, Intercept::kReadIdtr);
+}
+bool Lgdt(Core& core, const Op& op) {
+  return LoadTable(core, op, core.gdtr, Intercept::kWriteGdtr);
+}
+bool Lidt(Core& core, const Op& op) {
+  return LoadTable(core, op, core.idtr, Intercept::kWriteIdtr);
+}
 
 bool Swapgs(Core& core, const Op&) {
   if (!core.code_64()) return core.Raise(kUd);

@@ -4,6 +4,7 @@ module;
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -11,6 +12,7 @@ module pagesaw.cpu.software_processor;
 
 import pagesaw.cpu.branch_tracking;
 import pagesaw.cpu.control_bits;
+import pagesaw.cpu.core_state;
 import pagesaw.cpu.dispatch;
 import pagesaw.cpu.exceptions;
 
@@ -58,6 +60,10 @@ std::uint64_t LinearRip(const Core& core) {
 // and nothing else.
 bool IsDirectJump(const Block& block) { return block.op_count == 2 && block.ops[1].run == nullptr; }
 
+std::unique_ptr<VirtUnit> MakeUnit(const CpuModel& model) {
+  return model.offers_extension() ? model.extension()->MakeUnit() : nullptr;
+}
+
 // Whether the tracker lets `first`, the instruction at RIP, be executed. INT3 and INT1 stand where
 // a debugger has put them: their traps come first. [intel/vol1] "INT3 Treatment"
 bool AdmitTarget(Core& core, const Op& first) {
@@ -67,10 +73,13 @@ bool AdmitTarget(Core& core, const Op& first) {
 
 }  // namespace
 
-SoftwareProcessor::SoftwareProcessor(const CpuModel& model, std::shared_ptr<CodeRegistry> registry)
+SoftwareProcessor::SoftwareProcessor(const CpuModel& model, std::shared_ptr<CodeRegistry> registry,
+                                     const GuestMemory* memory)
     : model_(model),
       registry_(std::move(registry)),
       core_(std::make_unique<Core>()),
+      unit_(MakeUnit(model)),
+      unit_host_(*core_, memory),
       member_(registry_ == nullptr
                   ? nullptr
                   : std::make_unique<CodeRegistry::Member>(*registry_, core_->attention)),
@@ -79,6 +88,8 @@ SoftwareProcessor::SoftwareProcessor(const CpuModel& model, std::shared_ptr<Code
   core_->model = &model_;
   core_->plain_msrs = PlainMsrs(model_.amd_rules());
   core_->code = code_.get();
+  core_->unit = unit_.get();
+  core_->unit_host = &unit_host_;
   if (registry_ != nullptr) core_->split_lock = &registry_->split_lock();
   SetState(ResetState());
 }
@@ -92,6 +103,7 @@ Exit SoftwareProcessor::Run(std::uint64_t instructions) {
   core.budget = budget;
   deliveries_left_ = kMaxDeliveries;
   core.stop = Stop::kNone;
+  if (std::exchange(exits_now_, false)) return core.exit;
   core.exit = Exit{};
   core.replay.Rewind();
   core.link = nullptr;  // code and RIP may have changed since
@@ -142,14 +154,15 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
     if (member_ != nullptr) HearNews();
     if (exit_requested_.exchange(false)) return LeaveFor(ExitReason::kRequested);
   }
-  if (core.event_queued && (!pending_ || core.event.kind == Event::Kind::kException)) {
-    const Pending queued = PendingOf(core.event, core.rip);
-    core.event_queued = false;
-    core.activity = Activity::kActive;
-    // The outside has found that the event on its way cannot be delivered: as often as it likes.
-    pending_ = pending_ ? DuringDelivery(core, *pending_, queued) : queued;
+  if (core.event_queued && (!core.pending || core.event.kind == Event::Kind::kException) &&
+      TakeQueued()) {
+    return true;
   }
-  while (pending_) {
+  if (core.guest.interrupts.virtual_pending && VirtualInterruptDue(core) &&
+      TakeVirtualInterrupt()) {
+    return true;
+  }
+  while (core.pending) {
     if (DeliverPending()) return true;
     if (--deliveries_left_ == 0) return LeaveFor(ExitReason::kBudget);
   }
@@ -169,13 +182,61 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
   return core.budget <= 0 && LeaveFor(ExitReason::kBudget);
 }
 
+bool SoftwareProcessor::TakeQueued() {
+  Core& core = *core_;
+  const Pending queued = PendingOf(core.event, core.rip);
+  core.event_queued = false;
+  core.activity = Activity::kActive;
+  if (!core.pending) {
+    core.pending = queued;
+    return false;
+  }
+  // The outside has found that the event on its way cannot be delivered: as often as it likes.
+  core.delivering = core.pending;
+  if (core.guest.active && ExceptionLeaves(core, queued)) return LeaveGuestMode(core.guest.met);
+  core.pending = DuringDelivery(core, *core.pending, queued);
+  if (!core.pending && ShutdownLeaves(core)) return LeaveGuestMode(core.guest.met);
+  return false;
+}
+
+bool SoftwareProcessor::TakeVirtualInterrupt() {
+  Core& core = *core_;
+  const InterceptedEvent event = {.what = Intercept::kVirtualInterrupt};
+  if (core.guest.intercepts.Has(event.what) && core.unit->Leaves(unit_host_, event)) {
+    return LeaveGuestMode(event);
+  }
+  core.guest.interrupts.virtual_pending = false;
+  core.pending = Pending{.vector = core.guest.interrupts.virtual_vector,
+                         .event_class = EventClass::kInterrupt};
+  core.activity = Activity::kActive;
+  return false;
+}
+
+// Nothing of the guest is on its way any more. TF in the flags loaded makes a trap behind the
+// instruction that entered guest mode.
+bool SoftwareProcessor::LeaveGuestMode(const InterceptedEvent& event) {
+  Core& core = *core_;
+  core.stop = Stop::kNone;
+  core.exit = Exit{};
+  core.activity = Activity::kActive;
+  core.unit->Leave(unit_host_, event);
+  core.delivering.reset();
+  if ((core.rflags & kFlagTf) != 0) TellDebugCauses(kDr6Bs);
+  return LeavesBehindSwitch();
+}
+
+// The tables that translate may have to be others now, and memory was written.
+bool SoftwareProcessor::LeavesBehindSwitch() {
+  return core_->stop == Stop::kExit || !unit_host_.HasRoomForWrites();
+}
+
 bool SoftwareProcessor::DeliverPending() {
   Core& core = *core_;
   core.stop = Stop::kNone;
   core.alone = true;
-  switch (Deliver(core, *pending_)) {
+  switch (Deliver(core, *core.pending)) {
     case Delivery::kDone:
-      pending_.reset();
+      core.pending.reset();
       TellDebugCauses(0);
       ++delivered_;
       core.link = nullptr;  // the handler is not the branch's target
@@ -185,9 +246,12 @@ bool SoftwareProcessor::DeliverPending() {
       core.stop = Stop::kNone;
       return false;
     case Delivery::kLeave:
+      core.pending = core.delivering;  // what has become of it
       return true;
+    case Delivery::kIntercepted:
+      return LeaveGuestMode(core.guest.met);
     case Delivery::kShutdown:
-      pending_.reset();
+      core.pending.reset();
       core.activity = Activity::kShutdown;
       return LeaveFor(ExitReason::kShutdown);
   }
@@ -199,7 +263,7 @@ void SoftwareProcessor::TellDebugCauses(std::uint64_t more) {
   const std::uint64_t causes = core.debug_causes | more;
   if (causes == 0) return;
   core.debug_causes = 0;
-  pending_ = Pending{
+  core.pending = Pending{
       .vector = kDb, .event_class = EventClass::kTrap, .dr6 = causes, .return_rip = core.rip};
 }
 
@@ -210,7 +274,7 @@ bool SoftwareProcessor::MeetsBreakpoint(std::uint64_t linear) {
   if ((core.rflags & kFlagRf) != 0 || core.in_repeat || hidden) return false;
   const BreakpointSet met = core.breakpoints.Execute(linear);
   if (met == 0) return false;
-  pending_ = Pending{.vector = kDb, .dr6 = met | core.debug_causes, .return_rip = core.rip};
+  core.pending = Pending{.vector = kDb, .dr6 = met | core.debug_causes, .return_rip = core.rip};
   core.debug_causes = 0;
   return true;
 }
@@ -218,7 +282,7 @@ bool SoftwareProcessor::MeetsBreakpoint(std::uint64_t linear) {
 bool SoftwareProcessor::RunBlock() {
   Core& core = *core_;
   const bool trap = (core.rflags & kFlagTf) != 0;
-  core.trap_cancelled = core.trap_forced = false;
+  core.trap_cancelled = core.trap_forced = core.guest.switched = false;
   const bool shadow = core.interrupt_shadow;
   bool single = trap || shadow || run_alone_ || !core.replay.empty();
   const std::uint64_t before = core.debug_causes;
@@ -258,6 +322,7 @@ bool SoftwareProcessor::RunBlock() {
   }
   const bool done =
       core.stop == Stop::kNone || (core.stop == Stop::kExit && LeavesBehind(core.exit.reason));
+  if (done && core.guest.switched) return LeavesBehindSwitch();
   if (done) {
     // A load of SS behind another one hides nothing.
     if (stack_shadow) core.stack_shadow = false;
@@ -280,10 +345,12 @@ bool SoftwareProcessor::RunBlock() {
       return false;
     case Stop::kException:
       core.exception.return_rip = core.rip;
-      pending_ = core.exception;
+      core.pending = core.exception;
       return false;
     case Stop::kExit:
       return true;
+    case Stop::kLeave:
+      return LeaveGuestMode(core.guest.met);
     case Stop::kAlone:
       run_alone_ = true;
       return false;
@@ -305,102 +372,73 @@ void SoftwareProcessor::Inject(const Event& event) {
 }
 
 bool SoftwareProcessor::HasQueuedEvent() const {
-  return core_->event_queued || pending_.has_value();
+  return core_->event_queued || core_->pending.has_value();
 }
 
 bool SoftwareProcessor::CanTakeInterrupt() const {
-  return (core_->rflags & kFlagIf) != 0 && !core_->interrupt_shadow && !HasQueuedEvent() &&
-         core_->replay.empty() && core_->activity != Activity::kShutdown;
+  const Core& core = *core_;
+  const GuestInterrupts& interrupts = core.guest.interrupts;
+  if (!interrupts.open || HasQueuedEvent() || !core.replay.empty() ||
+      core.activity == Activity::kShutdown) {
+    return false;
+  }
+  const bool by_host_flag = core.guest.active && interrupts.by_host_flag;
+  const bool leaves = core.guest.active && interrupts.interrupt_leaves;
+  const bool flag = by_host_flag ? interrupts.host_flag : (core.rflags & kFlagIf) != 0;
+  return flag && (leaves || !core.interrupt_shadow);
 }
 
 bool SoftwareProcessor::CanTakeNmi() const {
-  return !core_->nmi_blocked && !core_->interrupt_shadow && !HasQueuedEvent() &&
-         core_->replay.empty();
+  const Core& core = *core_;
+  const bool leaves = core.guest.active && core.guest.interrupts.nmi_leaves;
+  return core.guest.interrupts.open && !core.nmi_blocked && (leaves || !core.interrupt_shadow) &&
+         !HasQueuedEvent() && core.replay.empty();
+}
+
+void SoftwareProcessor::TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) {
+  const GuestMode& guest = core_->guest;
+  if (!guest.active || !guest.interrupts.interrupt_leaves) {
+    return Inject({.kind = Event::Kind::kExternalInterrupt, .vector = acknowledge()});
+  }
+  InterceptedEvent event = {.what = Intercept::kInterrupt};
+  if (guest.interrupts.taken_on_leaving) event.number = acknowledge();
+  exits_now_ = LeaveGuestMode(event);
+}
+
+bool SoftwareProcessor::TakeNmi() {
+  const GuestMode& guest = core_->guest;
+  if (!guest.active || !guest.interrupts.nmi_leaves) {
+    Inject({.kind = Event::Kind::kNmi, .vector = 2});
+    return true;
+  }
+  const bool taken = guest.interrupts.taken_on_leaving;
+  exits_now_ = LeaveGuestMode({.what = Intercept::kNmi});
+  return taken;
+}
+
+bool SoftwareProcessor::TakeInit() {
+  if (!core_->guest.intercepts.Has(Intercept::kInit)) {
+    unit_host_.LeaveGuestMode();
+    core_->guest.interrupts = {};
+    return false;
+  }
+  exits_now_ = LeaveGuestMode({.what = Intercept::kInit});
+  return true;
 }
 
 void SoftwareProcessor::SetInterruptWindow(bool wanted) { window_wanted_ = wanted; }
 
-CpuState SoftwareProcessor::GetState() const {
-  const Core& core = *core_;
-  CpuState state;
-  std::copy_n(core.gpr.begin(), state.gpr.size(), state.gpr.begin());
-  state.rip = core.rip;
-  state.rflags = core.Rflags();
-  state.segments = core.segments;
-  state.gdtr = core.gdtr;
-  state.idtr = core.idtr;
-  state.cr0 = core.cr0;
-  state.cr2 = core.cr2;
-  state.cr3 = core.cr3;
-  state.cr4 = core.cr4;
-  state.efer = core.efer;
-  state.xcr0 = core.xcr0;
-  state.xss = core.xss;
-  state.extended = core.extended;
-  state.pdptes = core.pdptes;
-  state.dr = core.dr;
-  state.dr6 = core.dr6;
-  state.dr7 = core.dr7;
-  state.pkru = core.pkru;
-  state.pkrs = core.pkrs;
-  state.star = core.star;
-  state.lstar = core.lstar;
-  state.cstar = core.cstar;
-  state.sfmask = core.sfmask;
-  state.kernel_gs_base = core.kernel_gs_base;
-  state.sysenter_cs = core.sysenter_cs;
-  state.sysenter_esp = core.sysenter_esp;
-  state.sysenter_eip = core.sysenter_eip;
-  state.pat = core.pat;
-  state.tsc_aux = core.tsc_aux;
-  state.cet = core.cet;
-  state.activity = core.activity;
-  state.interrupt_shadow = core.interrupt_shadow;
-  state.nmi_blocked = core.nmi_blocked;
-  return state;
-}
+CpuState SoftwareProcessor::GetState() const { return StateOf(*core_); }
 
 void SoftwareProcessor::SetState(const CpuState& state) {
   Core& core = *core_;
-  std::copy(state.gpr.begin(), state.gpr.end(), core.gpr.begin());
-  core.rip = state.rip;
-  core.SetRflags(state.rflags);
-  core.segments = state.segments;
-  core.gdtr = state.gdtr;
-  core.idtr = state.idtr;
-  core.cr0 = state.cr0;
-  core.cr2 = state.cr2;
-  core.cr3 = state.cr3;
-  core.cr4 = state.cr4;
-  core.efer = state.efer;
-  core.xcr0 = state.xcr0;
-  core.xss = state.xss;
+  LoadState(core, state);
   core.extended = state.extended;
-  core.pdptes = state.pdptes;
-  core.dr = state.dr;
-  core.dr6 = state.dr6;
-  core.dr7 = state.dr7;
-  core.pkru = state.pkru;
-  core.pkrs = state.pkrs;
-  core.star = state.star;
-  core.lstar = state.lstar;
-  core.cstar = state.cstar;
-  core.sfmask = state.sfmask;
-  core.kernel_gs_base = state.kernel_gs_base;
-  core.sysenter_cs = state.sysenter_cs;
-  core.sysenter_esp = state.sysenter_esp;
-  core.sysenter_eip = state.sysenter_eip;
-  core.pat = state.pat;
-  core.tsc_aux = state.tsc_aux;
-  core.cet = state.cet;
-  core.activity = state.activity;
-  core.interrupt_shadow = state.interrupt_shadow;
-  core.nmi_blocked = state.nmi_blocked;
   core.stack_shadow = core.in_repeat = run_alone_ = false;
   core.debug_causes = 0;
   core.replay.Clear();
   core.event_queued = false;
-  pending_.reset();
+  core.pending.reset();
   core.UpdateMode();
   core.UpdatePaging();
   core.UpdateBreakpoints();

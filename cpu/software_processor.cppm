@@ -3,8 +3,10 @@ module;
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 export module pagesaw.cpu.software_processor;
 
 export import pagesaw.core.processor;
@@ -12,8 +14,10 @@ export import pagesaw.cpu.model;
 import pagesaw.core.cpu_state;
 import pagesaw.core.paging_state;
 export import pagesaw.cpu.code_registry;
+import pagesaw.core.guest_memory;
 import pagesaw.cpu.core;
 import pagesaw.cpu.fetch;
+import pagesaw.cpu.guest_mode;
 
 export namespace pagesaw::cpu {
 
@@ -21,8 +25,10 @@ class SoftwareProcessor final : public Processor {
  public:
   // A processor after RESET. `model` is copied. Processors that share memory share a registry;
   // without one, the memory is this processor's alone.
+  // `memory`, which outlives it, is where the extension that the model offers has its structures.
   explicit SoftwareProcessor(const CpuModel& model,
-                             std::shared_ptr<CodeRegistry> registry = nullptr);
+                             std::shared_ptr<CodeRegistry> registry = nullptr,
+                             const GuestMemory* memory = nullptr);
   ~SoftwareProcessor() override;
 
   Exit Run(std::uint64_t instructions) override;
@@ -32,7 +38,12 @@ class SoftwareProcessor final : public Processor {
   bool HasQueuedEvent() const override;
   bool CanTakeInterrupt() const override;
   bool CanTakeNmi() const override;
+  void TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) override;
+  bool TakeNmi() override;
+  bool CanTakeInit() const override { return core_->guest.interrupts.open; }
+  bool TakeInit() override;
   void SetInterruptWindow(bool wanted) override;
+  std::span<const Gpa> TakeDirectWrites() override { return unit_host_.TakeWrites(); }
   CpuState GetState() const override;
   void SetState(const CpuState& state) override;
   void SetTables(const TranslationTables& tables) override;
@@ -58,26 +69,38 @@ class SoftwareProcessor final : public Processor {
   void RunUntilExit();
   // Executes one block. True: Run returns `core_->exit`.
   bool RunBlock();
-  // Makes `pending_` the #DB of an instruction breakpoint if the instruction at `linear` meets one.
+  // Makes `core_->pending` the #DB of an instruction breakpoint if the instruction at `linear`
+  // meets one.
   bool MeetsBreakpoint(std::uint64_t linear);
-  // Makes `pending_` the #DB of the traps that wait and of `more`, bits of DR6, if there are any.
+  // Makes `core_->pending` the #DB of the traps that wait and of `more`, bits of DR6, if there are
+  // any.
   void TellDebugCauses(std::uint64_t more);
-  // Delivers `pending_`. True: Run returns `core_->exit`.
+  // Takes what the guest alone has pending. True: Run returns `core_->exit`.
+  bool TakeVirtualInterrupt();
+  // Leaves guest mode for `event`. True: Run returns `core_->exit`.
+  bool LeaveGuestMode(const InterceptedEvent& event);
+  bool LeavesBehindSwitch();
+  // Delivers `core_->pending`. True: Run returns `core_->exit`.
   bool DeliverPending();
+  // Takes the event that the outside has queued, on top of one that could not be delivered. True:
+  // Run returns `core_->exit`.
+  bool TakeQueued();
   bool LeaveFor(ExitReason reason);
   void PublishPaging();
 
   CpuModel model_;
   std::shared_ptr<CodeRegistry> registry_;
   std::unique_ptr<Core> core_;
+  std::unique_ptr<VirtUnit> unit_;  // null if the model offers no extension
+  CoreHost unit_host_;
   std::unique_ptr<CodeRegistry::Member> member_;  // null without siblings
   std::unique_ptr<CodeCache> code_;
   Fetcher fetcher_;
-  std::optional<Pending> pending_;  // an exception that could not be delivered yet
-  unsigned deliveries_left_ = 0;    // of this Run
-  std::uint64_t delivered_ = 0;     // events
+  unsigned deliveries_left_ = 0;  // of this Run
+  std::uint64_t delivered_ = 0;   // events
   bool window_wanted_ = false;
   bool run_alone_ = false;  // the next instruction has met a breakpoint
+  bool exits_now_ = false;  // the next Run returns `core_->exit` at once
   bool broken_ = false;     // more bus accesses than an instruction can have
   std::atomic<bool> exit_requested_{false};
   std::atomic<std::uint64_t> retired_{0};

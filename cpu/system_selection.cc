@@ -10,6 +10,7 @@ import pagesaw.cpu.exceptions;
 import pagesaw.cpu.far_transfer;
 import pagesaw.cpu.flags_register;
 import pagesaw.cpu.hypercall;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.io;
 import pagesaw.cpu.memory;
 import pagesaw.cpu.monitor;
@@ -21,6 +22,9 @@ namespace {
 
 bool Undefined(Core& core, const Op&) { return core.Raise(kUd); }
 bool Nothing(Core&, const Op&) { return true; }
+bool Pause(Core& core, const Op& op) { return !Leaves(core, op, Intercept::kPause); }
+// There is no system management mode to return from.
+bool Rsm(Core& core, const Op& op) { return !Leaves(core, op, Intercept::kRsm) && core.Raise(kUd); }
 
 // CLFLUSH and its like: an access without effect, as no cache holds what memory does not.
 bool FlushLine(Core& core, const Op& op) {
@@ -77,8 +81,11 @@ Selection SelectPlain(ZydisMnemonic mnemonic) {
     case ZYDIS_MNEMONIC_INVLPG:
       return Ends<Invlpg>();
     case ZYDIS_MNEMONIC_INVD:
+      return Follows<Invd>();
     case ZYDIS_MNEMONIC_WBINVD:
       return Follows<Wbinvd>();
+    case ZYDIS_MNEMONIC_RSM:
+      return Ends<Rsm>();
     case ZYDIS_MNEMONIC_RDPKRU:
       return Follows<Rdpkru>();
     case ZYDIS_MNEMONIC_WRPKRU:
@@ -128,6 +135,7 @@ Selection SelectPlain(ZydisMnemonic mnemonic) {
     case ZYDIS_MNEMONIC_RDSEED:
       return Follows<Rdseed>();
     case ZYDIS_MNEMONIC_PAUSE:
+      return Follows<Pause>();
     case ZYDIS_MNEMONIC_LFENCE:
     case ZYDIS_MNEMONIC_MFENCE:
     case ZYDIS_MNEMONIC_SFENCE:
@@ -352,10 +360,45 @@ Selection SelectPorts(const Decoded& decoded, Op& op) {
   }
 }
 
-Selection SelectHypercall(const Decoded& decoded) {
-  const ZydisMnemonic mnemonic = decoded.instruction.mnemonic;
-  const bool call = mnemonic == ZYDIS_MNEMONIC_VMCALL || mnemonic == ZYDIS_MNEMONIC_VMMCALL;
-  return call && decoded.model->Has(Feature::kHypervisor) ? Ends<CallHypervisor>() : Selection{};
+// What a virtualization extension adds. Without one they are undefined, as anything unknown is.
+bool OfExtension(Core& core, const Op& op) {
+  if (core.unit == nullptr) return core.Raise(kUd);
+  const InterceptedEvent event = {.what = Intercept::kInstruction,
+                                  .instruction_bytes = op.length,
+                                  .instruction = static_cast<VirtInstruction>(op.second)};
+  return core.unit->Execute(*core.unit_host, event);
+}
+
+// VMCALL and VMMCALL: in guest mode the extension's; else ours, if it is said that we are there.
+bool CallSomeHypervisor(Core& core, const Op& op) {
+  if (core.guest.active) return OfExtension(core, op);
+  return core.model->Has(Feature::kHypervisor) ? CallHypervisor(core, op) : core.Raise(kUd);
+}
+
+Selection SelectExtension(const Decoded& decoded, Op& op) {
+  struct Row {
+    ZydisMnemonic mnemonic;
+    VirtInstruction instruction;
+  };
+  static constexpr Row kRows[] = {
+      {ZYDIS_MNEMONIC_CLGI, VirtInstruction::kClgi},
+      {ZYDIS_MNEMONIC_INVLPGA, VirtInstruction::kInvlpga},
+      {ZYDIS_MNEMONIC_SKINIT, VirtInstruction::kSkinit},
+      {ZYDIS_MNEMONIC_STGI, VirtInstruction::kStgi},
+      {ZYDIS_MNEMONIC_VMCALL, VirtInstruction::kVmcall},
+      {ZYDIS_MNEMONIC_VMLOAD, VirtInstruction::kVmload},
+      {ZYDIS_MNEMONIC_VMMCALL, VirtInstruction::kVmmcall},
+      {ZYDIS_MNEMONIC_VMRUN, VirtInstruction::kVmrun},
+      {ZYDIS_MNEMONIC_VMSAVE, VirtInstruction::kVmsave},
+  };
+  for (const Row& row : kRows) {
+    if (row.mnemonic != decoded.instruction.mnemonic) continue;
+    op.second = static_cast<RegisterOffset>(row.instruction);
+    const bool call =
+        row.instruction == VirtInstruction::kVmmcall || row.instruction == VirtInstruction::kVmcall;
+    return call ? Ends<CallSomeHypervisor>() : Ends<OfExtension>();
+  }
+  return {};
 }
 
 Selection SelectAbsent(const Decoded& decoded) {
@@ -376,7 +419,7 @@ Selection SelectSystem(const Decoded& decoded, Op& op) {
   if (selection.run == nullptr) selection = SelectFarPointer(decoded, op);
   if (selection.run == nullptr) selection = SelectFarTransfer(decoded, op);
   if (selection.run == nullptr) selection = SelectPorts(decoded, op);
-  if (selection.run == nullptr) selection = SelectHypercall(decoded);
+  if (selection.run == nullptr) selection = SelectExtension(decoded, op);
   if (selection.run == nullptr) selection = SelectWaiting(decoded, op);
   if (selection.run == nullptr) selection = SelectAbsent(decoded);
   return selection;

@@ -8,6 +8,7 @@ module pagesaw.cpu.task_switch;
 
 import pagesaw.cpu.branch_tracking;
 import pagesaw.cpu.control_bits;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.page_directory_pointers;
 import pagesaw.cpu.shadow_stack;
 import pagesaw.cpu.transfer_stack;
@@ -337,11 +338,25 @@ bool PushErrorCode(Core& core, Task& task, const Loaded& loaded, unsigned bytes,
   return true;
 }
 
+bool LeavesForTaskSwitch(Core& core, const TaskSwitch& to) {
+  if (!core.guest.intercepts.Has(Intercept::kTaskSwitch)) return false;
+  auto source = TaskSwitchSource::kJump;
+  if (to.kind == TaskSwitchKind::kReturn) source = TaskSwitchSource::kIret;
+  if (to.kind == TaskSwitchKind::kCall) {
+    source = core.delivering ? TaskSwitchSource::kGate : TaskSwitchSource::kCall;
+  }
+  return AskUnit(core, {.what = Intercept::kTaskSwitch,
+                        .number = static_cast<std::uint32_t>(source),
+                        .value = to.selector,
+                        .has_error_code = to.error_code.has_value(),
+                        .error_code = to.error_code.value_or(0)});
+}
+
 }  // namespace
 
 bool SwitchTask(Core& core, const TaskSwitch& to) {
   Descriptor descriptor;
-  if (!FindTss(core, to, descriptor)) return false;
+  if (!FindTss(core, to, descriptor) || LeavesForTaskSwitch(core, to)) return false;
   Segment tss = descriptor.ToSegment(to.selector);
   const TssLayout& layout = LayoutOf(tss.type());
   const Segment& old = core.segments[kTr];

@@ -340,7 +340,9 @@ std::optional<ApicMessage> LocalApic::CommandLocked() {
     ReportErrorLocked(kEsrSendIllegalVector);
     return std::nullopt;
   }
-  if (shorthand == Shorthand::kSelf && mode != DeliveryMode::kFixed) return std::nullopt;
+  // The manuals promise no more than fixed ones to oneself; processors deliver these as well.
+  const bool to_oneself = fixed || mode == DeliveryMode::kNmi || mode == DeliveryMode::kInit;
+  if (shorthand == Shorthand::kSelf && !to_oneself) return std::nullopt;
   return ApicMessage{.mode = mode,
                      .vector = vector,
                      .logical = (icr_low_ & 1u << 11) != 0,

@@ -111,7 +111,9 @@ void Vcpu::PollTimers(std::uint64_t now_ns) {
 }
 
 std::optional<VmExit> Vcpu::TakeStartMessages() {
-  if (apic_.TakeInit()) {
+  init_pending_ = apic_.TakeInit() || init_pending_;
+  if (init_pending_ && processor_->CanTakeInit() && !processor_->TakeInit()) {
+    init_pending_ = false;
     if (apic_.id() == 0) {
       // It would start at the reset vector, where there is no firmware.
       return VmExit{.reason = StopReason::kReset,
@@ -215,16 +217,16 @@ void Vcpu::Kick() {
 
 void Vcpu::InjectPending() {
   TakeNmis();
-  if (nmis_pending_ != 0 && processor_->CanTakeNmi()) {
-    processor_->Inject({.kind = Event::Kind::kNmi, .vector = 2});
+  if (nmis_pending_ != 0 && processor_->CanTakeNmi() && processor_->TakeNmi()) {
     nmi_queued_ = true;
     --nmis_pending_;
   }
   if (InterruptPending() && processor_->CanTakeInterrupt()) {
-    const std::optional<std::uint8_t> vector = apic_.AcknowledgeInterrupt();
-    processor_->Inject({.kind = Event::Kind::kExternalInterrupt,
-                        .vector = vector.has_value() ? *vector : environment_.pic->Acknowledge()});
-    CountOne(interrupts_);
+    processor_->TakeInterrupt([this] {
+      CountOne(interrupts_);
+      const std::optional<std::uint8_t> vector = apic_.AcknowledgeInterrupt();
+      return vector.has_value() ? *vector : environment_.pic->Acknowledge();
+    });
   }
   processor_->SetInterruptWindow(InterruptPending());
 }
@@ -233,6 +235,7 @@ Exit Vcpu::RunGuest(std::uint64_t budget) {
   EnterGuest();
   const Exit exit = processor_->Run(budget);
   LeaveGuest();
+  for (const Gpa page : processor_->TakeDirectWrites()) root_mmu_->GuestWrote(page, kPageBytes);
   if (lent_count_ != 0) TellOfProtectedWrites();
   return exit;
 }

@@ -143,6 +143,7 @@ class Vcpu {
   bool asleep_ = false;
   unsigned nmis_pending_ = 0;
   bool nmi_queued_ = false;  // the processor has yet to deliver one
+  bool init_pending_ = false;
 
   std::uint64_t fruitless_page_ = ~std::uint64_t{0};
   std::uint64_t fruitless_progress_ = 0;

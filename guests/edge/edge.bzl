@@ -48,6 +48,8 @@ EDGE_GUESTS = [
     "slots",
     "stack_in_mmio",
     "suspend",
+    "svm",
+    "svm_random",
     "table_in_mmio",
     "tables_everywhere",
     "task_state_in_mmio",

@@ -6,6 +6,7 @@ module pagesaw.plugins.svm.plugin;
 
 import pagesaw.core.access;
 import pagesaw.plugins.svm.npt_format;
+import pagesaw.plugins.svm.unit;
 
 namespace pagesaw::svm {
 namespace {
@@ -35,7 +36,17 @@ ExitDescription SvmExtension::Describe(const TableFault& fault, const PageFormat
   return {.name = "nested page fault", .qualification = info};
 }
 
-void SvmExtension::AdjustCpuid(std::uint32_t, std::uint32_t, CpuidResult&) const {}
+// [amd/vol3] "CPUID Fn8000_000A: SVM Features"
+void SvmExtension::AdjustCpuid(std::uint32_t leaf, std::uint32_t, CpuidResult& result) const {
+  constexpr std::uint32_t kLeaf = 0x8000'000a;
+  constexpr std::uint32_t kAsids = 0x8000;
+  constexpr std::uint32_t kNextRip = 1u << 3, kFlushByAsid = 1u << 6, kPauseFilter = 1u << 10,
+                          kVirtualGif = 1u << 16;
+  if (leaf != kLeaf) return;
+  result = {1, kAsids, 0, kNextRip | kFlushByAsid | kPauseFilter | kVirtualGif};
+}
+
+std::unique_ptr<VirtUnit> SvmExtension::MakeUnit() const { return std::make_unique<SvmUnit>(); }
 
 // [amd/vol2] "4-Mbyte Page Translation": 40 physical bits whatever the processor has
 void SvmExtension::AdjustPagingFeatures(bool& root_bit8_reserved, std::uint8_t& pse36_bits,

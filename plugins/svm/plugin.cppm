@@ -5,6 +5,7 @@ module;
 #include <string_view>
 export module pagesaw.plugins.svm.plugin;
 
+import pagesaw.core.guest_mode;
 import pagesaw.core.page_format;
 import pagesaw.core.plugin;
 import pagesaw.core.processor;
@@ -20,8 +21,10 @@ class SvmExtension final : public VirtExtension {
 
   // A nested page fault with its EXITINFO1.
   ExitDescription Describe(const TableFault& fault, const PageFormat& format) const override;
-  // Nothing yet: a guest is not offered SVM.
+  // Leaf 8000000Ah: what SVM of a guest has.
   void AdjustCpuid(std::uint32_t leaf, std::uint32_t subleaf, CpuidResult& result) const override;
+  std::string_view feature() const override { return "svm"; }
+  std::unique_ptr<VirtUnit> MakeUnit() const override;
   void AdjustPagingFeatures(bool& root_bit8_reserved, std::uint8_t& pse36_bits,
                             unsigned physical_bits) const override;
 };

@@ -1,0 +1,258 @@
+// What a virtualization extension does to a processor: its instructions, the guest mode that they
+// lead into, and what brings a guest out of it. The processor knows these words and no extension's
+// control structures; whoever implements `VirtUnit` knows the structures and no processor's inside.
+module;
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+export module pagesaw.core.guest_mode;
+
+import pagesaw.core.address;
+import pagesaw.core.cpu_state;
+
+export namespace pagesaw {
+
+// Instructions that extensions add, by the manuals' names.
+enum class VirtInstruction : std::uint8_t {
+  kClgi,
+  kInvept,
+  kInvlpga,
+  kInvvpid,
+  kSkinit,
+  kStgi,
+  kVmcall,
+  kVmclear,
+  kVmfunc,
+  kVmlaunch,
+  kVmload,
+  kVmmcall,
+  kVmptrld,
+  kVmptrst,
+  kVmread,
+  kVmresume,
+  kVmrun,
+  kVmsave,
+  kVmwrite,
+  kVmxoff,
+  kVmxon,
+};
+
+// What can make a processor leave guest mode.
+enum class Intercept : std::uint8_t {
+  kException,  // `number`: vector; `value`: what CR2 or DR6 would become
+  kInterrupt,  // an external one
+  kNmi,
+  kInit,
+  kVirtualInterrupt,  // the one that `GuestInterrupts` has pending could be taken
+  kShutdown,          // a triple fault
+  kTaskSwitch,        // `value`: the selector; `number`: TaskSwitchSource; perhaps an error code
+  kCpuid,
+  kHlt,
+  kInvd,
+  kWbinvd,
+  kInvlpg,   // `value`: the linear address
+  kInvpcid,  // `value`: of the descriptor
+  kRdtsc,
+  kRdtscp,
+  kRdpmc,
+  kRdrand,
+  kRdseed,
+  kRsm,
+  kPause,
+  kMonitor,
+  kMwait,
+  kXsetbv,
+  kXsaves,
+  kXrstors,
+  kPushf,
+  kPopf,
+  kIret,
+  kSoftwareInterrupt,  // INT n; `number`: vector
+  kIcebp,
+  kIo,            // `io`
+  kReadMsr,       // `number`: index
+  kWriteMsr,      // `number`: index; `value`
+  kReadControl,   // `number`: of the register; `gpr`
+  kWriteControl,  // the same; `value`
+  kClts,
+  kLmsw,       // `value`
+  kSmsw,       // `gpr`, unless `memory`
+  kReadDebug,  // `number`: of the register; `gpr`
+  kWriteDebug,
+  kReadIdtr,
+  kReadGdtr,
+  kReadLdtr,
+  kReadTr,
+  kWriteIdtr,
+  kWriteGdtr,
+  kWriteLdtr,
+  kWriteTr,
+  kInstruction,  // `instruction`, one of an extension
+  kCount,
+};
+
+// A set of them: what a `VirtUnit` wants to be asked about.
+class InterceptSet {
+ public:
+  constexpr bool Has(Intercept what) const { return (bits_ >> Number(what) & 1) != 0; }
+  constexpr void Add(Intercept what) { bits_ |= std::uint64_t{1} << Number(what); }
+  constexpr void AddIf(bool wanted, Intercept what) {
+    if (wanted) Add(what);
+  }
+  constexpr bool operator==(const InterceptSet&) const = default;
+
+ private:
+  static constexpr unsigned Number(Intercept what) { return static_cast<unsigned>(what); }
+  static_assert(static_cast<unsigned>(Intercept::kCount) <= 64);
+
+  std::uint64_t bits_ = 0;
+};
+
+enum class TaskSwitchSource : std::uint8_t { kCall, kIret, kJump, kGate };
+
+// One access to I/O ports.
+struct PortAccess {
+  std::uint16_t port = 0;
+  std::uint8_t bytes = 1;
+  bool in = false;
+  bool string = false;
+  bool repeated = false;
+  std::uint8_t address_bytes = 8;  // string: width of the index register
+  std::uint8_t segment = kDs;      // string: SegmentName of the memory operand
+  bool immediate_port = false;
+};
+
+// One thing that has been met in guest mode.
+struct InterceptedEvent {
+  Intercept what = Intercept::kException;
+  std::uint32_t number = 0;
+  std::uint64_t value = 0;
+  std::uint8_t gpr = 0;  // Gpr of the register operand
+  bool memory = false;   // the operand is memory
+  bool has_error_code = false;
+  std::uint32_t error_code = 0;
+  std::uint8_t instruction_bytes = 0;  // length of the instruction, if it is one
+  VirtInstruction instruction = VirtInstruction::kVmcall;
+  PortAccess io = {};
+};
+
+// An event on its way through the guest's IDT: what is delivered on entering guest mode, or what
+// was being delivered when guest mode was left.
+struct DeliveredEvent {
+  enum class Kind : std::uint8_t {
+    kExternalInterrupt,
+    kNmi,
+    kException,            // a fault, trap or abort
+    kSoftwareException,    // of INT3 or INTO
+    kPrivilegedException,  // of ICEBP
+    kSoftwareInterrupt,    // INT n
+  };
+  Kind kind = Kind::kExternalInterrupt;
+  std::uint8_t vector = 0;
+  bool has_error_code = false;
+  std::uint32_t error_code = 0;
+  std::uint64_t return_rip = 0;  // software events: behind the instruction
+};
+
+// How interrupts reach whatever runs now. All but `open` counts in guest mode only.
+struct GuestInterrupts {
+  // False: external interrupts, NMIs and INIT wait.
+  bool open = true;
+  // `host_flag`, and neither RFLAGS.IF nor a shadow, says whether external interrupts wait.
+  bool by_host_flag = false;
+  bool host_flag = false;
+  // External interrupts and NMIs leave guest mode, in spite of shadows.
+  bool interrupt_leaves = false;
+  bool nmi_leaves = false;
+  // Leaving for an external interrupt acknowledges it (`number` of the event is its vector), and
+  // for an NMI takes it. Else they wait on.
+  bool taken_on_leaving = false;
+  // An interrupt for the guest alone, taken as soon as its RFLAGS.IF and shadows allow if
+  // `virtual_priority` is above `virtual_tpr`.
+  bool virtual_open = true;  // what the guest itself can set
+  bool virtual_pending = false;
+  std::uint8_t virtual_vector = 0;
+  std::uint8_t virtual_priority = 0;
+  // CR8 is `virtual_tpr` and not the local APIC's.
+  bool has_virtual_tpr = false;
+  std::uint8_t virtual_tpr = 0;
+};
+
+// How guest mode is entered.
+struct GuestEntry {
+  InterceptSet intercepts;       // what the unit is asked about
+  std::uint32_t exceptions = 0;  // of Intercept::kException: a bit for each vector
+  std::uint64_t tsc_offset = 0;  // what the guest's time-stamp counter is ahead
+};
+
+// What the processor can hold in its registers.
+struct RegisterLimits {
+  std::uint64_t cr0 = 0;  // bits that may be set
+  std::uint64_t cr3 = 0;  // in long mode
+  std::uint64_t cr4 = 0;
+  std::uint64_t efer = 0;
+  unsigned physical_bits = 0;
+  unsigned linear_bits = 0;
+};
+
+// What a unit may do to its processor, on the processor's thread, while it is called.
+class VirtHost {
+ public:
+  virtual ~VirtHost() = default;
+
+  // The state at an instruction boundary. While an instruction of the extension is executed, RIP is
+  // behind it.
+  virtual CpuState State() const = 0;
+  // Takes `state` but for its x87 and vector registers, and forgets all translations and events.
+  virtual void SwitchState(const CpuState& state) = 0;
+  virtual std::uint64_t gpr(Gpr number) const = 0;
+  virtual RegisterLimits limits() const = 0;
+
+  virtual bool guest_mode() const = 0;
+  virtual void EnterGuestMode(const GuestEntry& entry) = 0;
+  virtual void LeaveGuestMode() = 0;
+  virtual GuestInterrupts& interrupts() = 0;
+
+  // Delivers `event` before the first instruction. It is not intercepted; what goes wrong on its
+  // way is.
+  virtual void Deliver(const DeliveredEvent& event) = 0;
+  // What was being delivered when guest mode was left; it is forgotten.
+  virtual std::optional<DeliveredEvent> TakeDelivered() = 0;
+
+  // Refuse the instruction at hand. They return false, for it to end with.
+  virtual bool RaiseUndefined() = 0;
+  virtual bool RaiseGeneralProtection() = 0;
+  // Leaves guest mode for `event` instead of executing the instruction at hand. Returns false.
+  virtual bool LeaveFor(const InterceptedEvent& event) = 0;
+  // Forgets translations of linear addresses.
+  virtual void FlushTranslations() = 0;
+
+  // `bytes` bytes of guest-physical memory from `gpa`, in one page; null where there are none.
+  virtual std::byte* Memory(Gpa gpa, std::uint64_t bytes) = 0;
+  // To be called behind writes through `Memory`.
+  virtual void Wrote(Gpa gpa) = 0;
+};
+
+// The virtualization extension of one processor: its registers and control structures.
+class VirtUnit {
+ public:
+  enum class MsrAnswer : std::uint8_t { kDone, kRefused, kUnknown };
+
+  virtual ~VirtUnit() = default;
+
+  // Executes `event.instruction`. False: it did not happen, and the host has been told why.
+  virtual bool Execute(VirtHost& host, const InterceptedEvent& event) = 0;
+
+  // In guest mode: whether `event`, which is about to happen and which the unit has asked to be
+  // asked about, makes the processor leave it.
+  virtual bool Leaves(VirtHost& host, const InterceptedEvent& event) = 0;
+  // Leaves guest mode for `event`. RIP is that of the instruction met, or where the guest stands.
+  virtual void Leave(VirtHost& host, const InterceptedEvent& event) = 0;
+
+  virtual MsrAnswer ReadMsr(std::uint32_t index, std::uint64_t& value) const = 0;
+  virtual MsrAnswer WriteMsr(VirtHost& host, std::uint32_t index, std::uint64_t value) = 0;
+  // Whether the bit of a control register or MSR that turns the extension on may be set now.
+  virtual bool MayBeEnabled() const = 0;
+};
+
+}  // namespace pagesaw

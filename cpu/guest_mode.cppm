@@ -1,0 +1,55 @@
+// A software processor as the virtualization extension that it offers sees it.
+module;
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+export module pagesaw.cpu.guest_mode;
+
+export import pagesaw.cpu.core;
+import pagesaw.core.guest_memory;
+
+export namespace pagesaw::cpu {
+
+class CoreHost final : public VirtHost {
+ public:
+  // Both outlive the host; `memory` may be null: there is none then.
+  CoreHost(Core& core, const GuestMemory* memory) : core_(core), memory_(memory) {}
+
+  CpuState State() const override;
+  void SwitchState(const CpuState& state) override;
+  std::uint64_t gpr(Gpr number) const override { return core_.gpr[number]; }
+  RegisterLimits limits() const override;
+  bool guest_mode() const override { return core_.guest.active; }
+  void EnterGuestMode(const GuestEntry& entry) override;
+  void LeaveGuestMode() override;
+  GuestInterrupts& interrupts() override { return core_.guest.interrupts; }
+  void Deliver(const DeliveredEvent& event) override;
+  std::optional<DeliveredEvent> TakeDelivered() override;
+  bool RaiseUndefined() override { return core_.Raise(kUd); }
+  bool RaiseGeneralProtection() override { return core_.Raise(kGp, 0); }
+  bool LeaveFor(const InterceptedEvent& event) override;
+  void FlushTranslations() override;
+  std::byte* Memory(Gpa gpa, std::uint64_t bytes) override;
+  void Wrote(Gpa gpa) override;
+
+  // The pages written since the last call.
+  std::span<const Gpa> TakeWrites();
+  // Whether there is room for what one instruction of an extension writes.
+  bool HasRoomForWrites() const { return write_count_ + kWritesPerInstruction <= writes_.size(); }
+
+ private:
+  static constexpr unsigned kWritesPerInstruction = 8;
+
+  Core& core_;
+  const GuestMemory* memory_;
+  std::array<Gpa, 2 * kWritesPerInstruction> writes_ = {};
+  std::array<Gpa, 2 * kWritesPerInstruction> taken_ = {};
+  unsigned write_count_ = 0;
+};
+
+// Whether the interrupt that the guest alone has pending could be taken now.
+bool VirtualInterruptDue(const Core& core);
+
+}  // namespace pagesaw::cpu

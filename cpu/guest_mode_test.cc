@@ -1,0 +1,249 @@
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+import pagesaw.core.guest_mode;
+import pagesaw.core.page_format;
+import pagesaw.core.paging_state;
+import pagesaw.core.virt_extension;
+import pagesaw.cpu.test_processor;
+
+namespace pagesaw::cpu {
+namespace {
+
+using Bytes = std::vector<std::uint8_t>;
+
+// STGI enters guest mode with everything intercepted; whatever then comes leads to a HLT.
+class ProbeUnit final : public VirtUnit {
+ public:
+  static constexpr std::uint64_t kBehind = 0x3000;
+
+  bool Execute(VirtHost& host, const InterceptedEvent& event) override {
+    if (host.guest_mode()) return host.LeaveFor(event);
+    GuestEntry entry = {.intercepts = {}, .exceptions = ~0u};
+    for (unsigned i = 0; i < static_cast<unsigned>(Intercept::kCount); ++i) {
+      entry.intercepts.Add(static_cast<Intercept>(i));
+    }
+    host.interrupts() = interrupts;
+    host.EnterGuestMode(entry);
+    if (injected) host.Deliver(*injected);
+    return true;
+  }
+  bool Leaves(VirtHost&, const InterceptedEvent&) override { return leaves; }
+  void Leave(VirtHost& host, const InterceptedEvent& event) override {
+    met = event;
+    delivered = host.TakeDelivered();
+    CpuState state = host.State();
+    guest_rip = state.rip;
+    state.rip = kBehind;
+    host.LeaveGuestMode();
+    host.SwitchState(state);
+  }
+  MsrAnswer ReadMsr(std::uint32_t, std::uint64_t&) const override { return MsrAnswer::kUnknown; }
+  MsrAnswer WriteMsr(VirtHost&, std::uint32_t, std::uint64_t) override {
+    return MsrAnswer::kUnknown;
+  }
+  bool MayBeEnabled() const override { return true; }
+
+  GuestInterrupts interrupts;
+  std::optional<DeliveredEvent> injected;
+  bool leaves = true;
+
+  std::optional<InterceptedEvent> met;
+  std::optional<DeliveredEvent> delivered;
+  std::uint64_t guest_rip = 0;
+};
+
+class ProbeExtension final : public VirtExtension {
+ public:
+  std::string_view name() const override { return "probe"; }
+  std::string_view vendor() const override { return "probe"; }
+  std::string_view cpuid_vendor() const override { return "AuthenticAMD"; }
+  ExitDescription Describe(const TableFault&, const PageFormat&) const override { return {}; }
+  void AdjustCpuid(std::uint32_t, std::uint32_t, CpuidResult&) const override {}
+  std::string_view feature() const override { return "svm"; }
+  std::unique_ptr<VirtUnit> MakeUnit() const override {
+    auto unit = std::make_unique<ProbeUnit>();
+    last = unit.get();
+    return unit;
+  }
+  void AdjustPagingFeatures(bool&, std::uint8_t&, unsigned) const override {}
+
+  mutable ProbeUnit* last = nullptr;
+};
+
+class GuestModeTest : public testing::Test {
+ protected:
+  // Runs `code` in guest mode, until the HLT behind it.
+  void RunGuest(Bytes code) {
+    const Bytes stgi = {0x0f, 0x01, 0xdc};
+    code.insert(code.begin(), stgi.begin(), stgi.end());
+    const Bytes hlt = {0xf4};
+    machine_.Write(ProbeUnit::kBehind, hlt);
+    Exit exit = machine_.RunCode(code);
+    // One stage: a switch of the state is told outside.
+    while (exit.reason == ExitReason::kPagingChanged) exit = machine_.processor().Run(1000);
+    EXPECT_EQ(exit.reason, ExitReason::kHalt);
+  }
+
+  ProbeUnit& unit() { return *extension_.last; }
+  CpuState State() { return machine_.processor().GetState(); }
+
+  ProbeExtension extension_;
+  TestProcessor machine_{std::get<CpuModel>(MakeModel({.extension = &extension_}))};
+};
+
+constexpr std::uint64_t kGuest = TestProcessor::kCode + 3;
+
+struct Row {
+  std::string name;
+  Bytes code;
+  Intercept what;
+  std::uint32_t number = 0;
+};
+void PrintTo(const Row& row, std::ostream* out) { *out << row.name; }
+
+class Intercepts : public GuestModeTest, public testing::WithParamInterface<Row> {};
+
+TEST_P(Intercepts, TheInstructionDoesNotHappen) {
+  const Row& row = GetParam();
+  CpuState state = State();
+  state.cr4 |= 1u << 18;  // OSXSAVE, for XSETBV
+  machine_.processor().SetState(state);
+  RunGuest(row.code);
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, row.what);
+  EXPECT_EQ(unit().met->number, row.number);
+  EXPECT_EQ(unit().guest_rip, kGuest);
+  if (row.what != Intercept::kException) {
+    EXPECT_EQ(unit().met->instruction_bytes, row.code.size());
+  }
+  EXPECT_FALSE(unit().delivered);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Instructions, Intercepts,
+    testing::Values(
+        Row{"Cpuid", {0x0f, 0xa2}, Intercept::kCpuid}, Row{"Hlt", {0xf4}, Intercept::kHlt},
+        Row{"Invd", {0x0f, 0x08}, Intercept::kInvd},
+        Row{"Wbinvd", {0x0f, 0x09}, Intercept::kWbinvd},
+        Row{"Invlpg", {0x0f, 0x01, 0x38}, Intercept::kInvlpg},
+        Row{"Rdtsc", {0x0f, 0x31}, Intercept::kRdtsc},
+        Row{"Rdtscp", {0x0f, 0x01, 0xf9}, Intercept::kRdtscp},
+        Row{"Rdpmc", {0x0f, 0x33}, Intercept::kRdpmc},
+        Row{"Rdrand", {0x0f, 0xc7, 0xf0}, Intercept::kRdrand},
+        Row{"Rdseed", {0x0f, 0xc7, 0xf8}, Intercept::kRdseed},
+        Row{"Rsm", {0x0f, 0xaa}, Intercept::kRsm}, Row{"Pause", {0xf3, 0x90}, Intercept::kPause},
+        Row{"Xsetbv", {0x0f, 0x01, 0xd1}, Intercept::kXsetbv},
+        Row{"Pushf", {0x9c}, Intercept::kPushf}, Row{"Popf", {0x9d}, Intercept::kPopf},
+        Row{"Iret", {0x48, 0xcf}, Intercept::kIret},
+        Row{"IntN", {0xcd, 0x30}, Intercept::kSoftwareInterrupt, 0x30},
+        Row{"Icebp", {0xf1}, Intercept::kIcebp}, Row{"In", {0xe4, 0x60}, Intercept::kIo},
+        Row{"Out", {0xe7, 0x60}, Intercept::kIo}, Row{"Ins", {0x6c}, Intercept::kIo},
+        Row{"Outs", {0x6f}, Intercept::kIo}, Row{"Rdmsr", {0x0f, 0x32}, Intercept::kReadMsr},
+        Row{"Wrmsr", {0x0f, 0x30}, Intercept::kWriteMsr},
+        Row{"ReadCr3", {0x0f, 0x20, 0xd8}, Intercept::kReadControl, 3},
+        Row{"WriteCr4", {0x0f, 0x22, 0xe0}, Intercept::kWriteControl, 4},
+        Row{"Clts", {0x0f, 0x06}, Intercept::kClts},
+        Row{"Lmsw", {0x0f, 0x01, 0xf0}, Intercept::kLmsw},
+        Row{"Smsw", {0x0f, 0x01, 0xe0}, Intercept::kSmsw},
+        Row{"ReadDr7", {0x0f, 0x21, 0xf8}, Intercept::kReadDebug, 7},
+        Row{"WriteDr0", {0x0f, 0x23, 0xc0}, Intercept::kWriteDebug, 0},
+        Row{"Sgdt", {0x0f, 0x01, 0x00}, Intercept::kReadGdtr},
+        Row{"Sidt", {0x0f, 0x01, 0x08}, Intercept::kReadIdtr},
+        Row{"Lgdt", {0x0f, 0x01, 0x10}, Intercept::kWriteGdtr},
+        Row{"Lidt", {0x0f, 0x01, 0x18}, Intercept::kWriteIdtr},
+        Row{"Sldt", {0x0f, 0x00, 0xc0}, Intercept::kReadLdtr},
+        Row{"Str", {0x0f, 0x00, 0xc8}, Intercept::kReadTr},
+        Row{"Lldt", {0x0f, 0x00, 0xd0}, Intercept::kWriteLdtr},
+        Row{"Ltr", {0x0f, 0x00, 0xd8}, Intercept::kWriteTr},
+        Row{"Vmrun", {0x0f, 0x01, 0xd8}, Intercept::kInstruction},
+        Row{"Vmmcall", {0x0f, 0x01, 0xd9}, Intercept::kInstruction},
+        Row{"Undefined", {0x0f, 0x0b}, Intercept::kException, 6},
+        Row{"Int3", {0xcc}, Intercept::kException, 3}),
+    [](const auto& info) { return info.param.name; });
+
+TEST_F(GuestModeTest, ChecksOfPrivilegeComeFirst) {
+  RunGuest({0x0f, 0x20, 0xc8});  // mov rax, cr1: #UD, no read of a control register
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kException);
+  EXPECT_EQ(unit().met->number, 6u);
+}
+
+TEST_F(GuestModeTest, WhatTheUnitDoesNotMindHappens) {
+  unit().leaves = false;
+  RunGuest({0x0f, 0x06, 0xb8, 7, 0, 0, 0, 0xf4});  // clts; mov eax, 7; hlt
+  EXPECT_FALSE(unit().met);
+  EXPECT_EQ(State().gpr[kRax], 7u);
+}
+
+TEST_F(GuestModeTest, AFaultOnTheWayOfAnEventTellsTheEvent) {
+  unit().injected =
+      DeliveredEvent{.kind = DeliveredEvent::Kind::kExternalInterrupt, .vector = 0x40};
+  CpuState state = State();
+  state.idtr.limit = 0;
+  machine_.processor().SetState(state);
+  RunGuest({0x90});
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kException);
+  EXPECT_EQ(unit().met->number, 13u);
+  ASSERT_TRUE(unit().delivered);
+  EXPECT_EQ(unit().delivered->kind, DeliveredEvent::Kind::kExternalInterrupt);
+  EXPECT_EQ(unit().delivered->vector, 0x40);
+}
+
+TEST_F(GuestModeTest, AVirtualInterruptWaitsForTheGuestsFlag) {
+  unit().interrupts = {.virtual_pending = true, .virtual_vector = 0x41, .virtual_priority = 1};
+  RunGuest({0x90, 0xfb, 0x90, 0x90});  // nop; sti; nop; nop
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kVirtualInterrupt);
+  EXPECT_EQ(unit().guest_rip, kGuest + 3);
+}
+
+TEST_F(GuestModeTest, AnInterruptThatLeavesMindsNoShadowAndIsNotTaken) {
+  unit().interrupts = {.by_host_flag = true, .host_flag = true, .interrupt_leaves = true};
+  machine_.Write(TestProcessor::kCode, Bytes{0x0f, 0x01, 0xdc, 0xeb, 0xfe});  // stgi; jmp here
+  machine_.processor().Run(100);
+  ASSERT_TRUE(machine_.processor().CanTakeInterrupt());
+  bool acknowledged = false;
+  machine_.processor().TakeInterrupt([&acknowledged] {
+    acknowledged = true;
+    return std::uint8_t{0};
+  });
+  EXPECT_FALSE(acknowledged);
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kInterrupt);
+  EXPECT_EQ(unit().guest_rip, kGuest);
+}
+
+TEST_F(GuestModeTest, ClosedInterruptsWait) {
+  CpuState state = State();
+  state.rflags |= kFlagIf;
+  machine_.processor().SetState(state);
+  EXPECT_TRUE(machine_.processor().CanTakeInterrupt());
+  unit().interrupts = {.open = false};
+  machine_.Write(TestProcessor::kCode, Bytes{0x0f, 0x01, 0xdc, 0xeb, 0xfe});
+  machine_.processor().Run(100);
+  EXPECT_FALSE(machine_.processor().CanTakeInterrupt());
+  EXPECT_FALSE(machine_.processor().CanTakeNmi());
+  EXPECT_FALSE(machine_.processor().CanTakeInit());
+}
+
+TEST_F(GuestModeTest, ExtensionsAreUndefinedWhereThereIsNone) {
+  TestProcessor plain(std::get<CpuModel>(MakeModel({})));
+  CpuState state = plain.processor().GetState();
+  state.idtr.limit = 0;
+  plain.processor().SetState(state);
+  EXPECT_EQ(plain.RunCode(Bytes{0x0f, 0x01, 0xdc}).reason, ExitReason::kShutdown);
+}
+
+}  // namespace
+}  // namespace pagesaw::cpu

@@ -1,0 +1,68 @@
+module;
+#include <cstdint>
+module pagesaw.cpu.intercept;
+
+namespace pagesaw::cpu {
+
+bool AskUnit(Core& core, const InterceptedEvent& event) {
+  if (!core.unit->Leaves(*core.unit_host, event)) return false;
+  core.guest.met = event;
+  core.stop = Stop::kLeave;
+  return true;
+}
+
+DeliveredEvent DeliveredOf(const Pending& pending) {
+  using Kind = DeliveredEvent::Kind;
+  DeliveredEvent event = {.kind = Kind::kException,
+                          .vector = pending.vector,
+                          .has_error_code = pending.has_error_code,
+                          .error_code = pending.error_code,
+                          .return_rip = pending.return_rip};
+  switch (pending.event_class) {
+    case EventClass::kFault:
+    case EventClass::kTrap:
+      break;
+    case EventClass::kInterrupt:
+      event.kind = pending.vector == kNmiVector ? Kind::kNmi : Kind::kExternalInterrupt;
+      break;
+    case EventClass::kSoftwareInterrupt:
+      if (pending.int_n) {
+        event.kind = Kind::kSoftwareInterrupt;
+      } else {
+        event.kind = pending.privileged_software && pending.vector == kDb
+                         ? Kind::kPrivilegedException
+                         : Kind::kSoftwareException;
+      }
+      break;
+  }
+  return event;
+}
+
+Pending PendingOf(const DeliveredEvent& event) {
+  using Kind = DeliveredEvent::Kind;
+  Pending pending = {.vector = event.vector,
+                     .has_error_code = event.has_error_code,
+                     .error_code = event.error_code,
+                     .return_rip = event.return_rip};
+  switch (event.kind) {
+    case Kind::kExternalInterrupt:
+    case Kind::kNmi:
+      pending.event_class = EventClass::kInterrupt;
+      break;
+    case Kind::kException:
+      pending.event_class = EventClass::kFault;
+      break;
+    case Kind::kSoftwareException:
+    case Kind::kPrivilegedException:
+      pending.event_class = EventClass::kSoftwareInterrupt;
+      pending.privileged_software = true;  // no gate holds them up
+      break;
+    case Kind::kSoftwareInterrupt:
+      pending.event_class = EventClass::kSoftwareInterrupt;
+      pending.int_n = true;
+      break;
+  }
+  return pending;
+}
+
+}  // namespace pagesaw::cpu

@@ -1,0 +1,30 @@
+// What instructions ask before they do what guest mode may not let them do.
+module;
+#include <cstdint>
+export module pagesaw.cpu.intercept;
+
+export import pagesaw.cpu.core;
+
+export namespace pagesaw::cpu {
+
+// Asks the unit, which wants to be asked, whether `event` leaves guest mode. True: `core.stop` says
+// so.
+bool AskUnit(Core& core, const InterceptedEvent& event);
+
+// True if the instruction `op`, which has made the checks that come first, may not happen: guest
+// mode is left instead. An instruction ends with `if (Leaves(...)) return false`.
+inline bool Leaves(Core& core, const Op& op, InterceptedEvent event) {
+  if (!core.guest.intercepts.Has(event.what)) [[likely]]
+    return false;
+  event.instruction_bytes = op.length;
+  return AskUnit(core, event);
+}
+inline bool Leaves(Core& core, const Op& op, Intercept what) {
+  return Leaves(core, op, InterceptedEvent{.what = what});
+}
+
+// The event that `pending` is for those who enter and leave guest mode, and the other way round.
+DeliveredEvent DeliveredOf(const Pending& pending);
+Pending PendingOf(const DeliveredEvent& event);
+
+}  // namespace pagesaw::cpu

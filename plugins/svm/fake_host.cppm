@@ -1,0 +1,77 @@
+// A processor for tests of SVM: it holds a state and a little memory, and notes what it is told.
+module;
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+export module pagesaw.plugins.svm.fake_host;
+
+export import pagesaw.core.address;
+export import pagesaw.core.cpu_state;
+export import pagesaw.core.guest_mode;
+
+export namespace pagesaw::svm {
+
+class FakeHost final : public VirtHost {
+ public:
+  static constexpr std::uint64_t kMemoryBytes = 1 << 20;
+
+  FakeHost() : memory_(kMemoryBytes + kPageBytes) {}
+
+  CpuState State() const override { return state; }
+  void SwitchState(const CpuState& next) override { state = next; }
+  std::uint64_t gpr(Gpr number) const override { return state.gpr[number]; }
+  RegisterLimits limits() const override { return register_limits; }
+  bool guest_mode() const override { return entry.has_value(); }
+  void EnterGuestMode(const GuestEntry& how) override { entry = how; }
+  void LeaveGuestMode() override { entry.reset(); }
+  GuestInterrupts& interrupts() override { return guest_interrupts; }
+  void Deliver(const DeliveredEvent& event) override { delivered = event; }
+  std::optional<DeliveredEvent> TakeDelivered() override {
+    const std::optional<DeliveredEvent> taken = on_its_way;
+    on_its_way.reset();
+    return taken;
+  }
+  bool RaiseUndefined() override {
+    undefined = true;
+    return false;
+  }
+  bool RaiseGeneralProtection() override {
+    general_protection = true;
+    return false;
+  }
+  bool LeaveFor(const InterceptedEvent& event) override {
+    left_for = event;
+    return false;
+  }
+  void FlushTranslations() override { ++flushes; }
+  std::byte* Memory(Gpa gpa, std::uint64_t bytes) override {
+    return gpa.bits() + bytes <= kMemoryBytes ? page() + gpa.bits() : nullptr;
+  }
+  void Wrote(Gpa gpa) override { written.push_back(gpa); }
+
+  CpuState state = {};
+  RegisterLimits register_limits = {.cr0 = 0xe005'003f,
+                                    .cr3 = 0xf'ffff'ffff,
+                                    .cr4 = 0xff'ffff,
+                                    .efer = 0x1d01,
+                                    .physical_bits = 36,
+                                    .linear_bits = 48};
+  std::optional<GuestEntry> entry;
+  GuestInterrupts guest_interrupts;
+  std::optional<DeliveredEvent> delivered, on_its_way;
+  std::optional<InterceptedEvent> left_for;
+  bool undefined = false, general_protection = false;
+  unsigned flushes = 0;
+  std::vector<Gpa> written;
+
+ private:
+  std::byte* page() {
+    const auto at = reinterpret_cast<std::uintptr_t>(memory_.data());
+    return memory_.data() + (-at & (kPageBytes - 1));
+  }
+
+  std::vector<std::byte> memory_;
+};
+
+}  // namespace pagesaw::svm

@@ -1,0 +1,42 @@
+// SVM in one processor: its instructions and MSRs, and the world switch.
+// [amd/vol2] "Secure Virtual Machine"
+module;
+#include <cstdint>
+export module pagesaw.plugins.svm.unit;
+
+import pagesaw.core.address;
+import pagesaw.core.cpu_state;
+import pagesaw.core.guest_mode;
+import pagesaw.plugins.svm.intercepts;
+import pagesaw.plugins.svm.vmcb;
+
+export namespace pagesaw::svm {
+
+// Without nested paging: a guest's tables hold addresses of the host's memory.
+class SvmUnit final : public VirtUnit {
+ public:
+  bool Execute(VirtHost& host, const InterceptedEvent& event) override;
+  bool Leaves(VirtHost& host, const InterceptedEvent& event) override;
+  void Leave(VirtHost& host, const InterceptedEvent& event) override;
+  MsrAnswer ReadMsr(std::uint32_t index, std::uint64_t& value) const override;
+  MsrAnswer WriteMsr(VirtHost& host, std::uint32_t index, std::uint64_t value) override;
+  bool MayBeEnabled() const override;
+
+ private:
+  bool Run(VirtHost& host, Vmcb vmcb);
+  void LoadInterrupts(VirtHost& host, const Vmcb& vmcb);
+  void SaveInterrupts(VirtHost& host, Vmcb& vmcb) const;
+  void SetGlobalInterruptFlag(VirtHost& host, bool on);
+
+  std::uint64_t vm_cr_ = 0;
+  std::uint64_t host_save_ = 0;
+
+  // Of the guest that runs, as its control block had it at VMRUN.
+  Gpa block_ = {};
+  Intercepts intercepts_;
+  std::uint32_t virtual_interrupt_ = 0;  // the word at 060h; V_IRQ, V_TPR and V_GIF are the host's
+  std::uint32_t pauses_left_ = 0;
+  CpuState hypervisor_;  // what #VMEXIT comes back to
+};
+
+}  // namespace pagesaw::svm
