@@ -433,9 +433,11 @@ class Guest final : public TlbFlusher {
     log_.back().other = *log_.back().at;
   }
 
-  // Whether the access would have had the outcome `got` with the tables as they were at a time when
-  // the vCPU could cache translations of this address that are still good.
-  bool WasTrue(std::uint64_t linear, Access access, const Outcome& got) {
+  // Whether the access would have had the outcome `got`, and if asked A and D were set, with the
+  // tables as they were at a time when the vCPU could cache translations of this address that are
+  // still good.
+  bool WasTrue(std::uint64_t linear, Access access, const Outcome& got,
+               bool with_accessed_dirty = false) {
     bool found = false;
     bool unseen = false;
     std::size_t undone = 0;
@@ -445,7 +447,8 @@ class Guest final : public TlbFlusher {
       unseen = unseen || write.unseen;
       const std::uint64_t before = undone < log_.size() ? log_[log_.size() - undone - 1].time : 0;
       found = unseen && cpu_->history.CouldCache(cpu_->state, linear, before, write.time) &&
-              Expected(linear, access) == got;
+              Expected(linear, access) == got &&
+              (!with_accessed_dirty || HasAccessedDirty(linear, access));
     }
     for (; undone != 0; --undone) {
       Write& write = log_[log_.size() - undone];
@@ -616,7 +619,9 @@ class Guest final : public TlbFlusher {
     if (got != want && Expected(linear, access) == want && !WasTrue(linear, access, got)) {
       return what + Words(got) + ", want " + Words(want);
     }
-    if (got.kind == Outcome::Kind::kHost && want == got && !HasAccessedDirty(linear, access)) {
+    // An entry that was written unseen may have lost A and D since it was cached.
+    if (got.kind == Outcome::Kind::kHost && want == got && !HasAccessedDirty(linear, access) &&
+        !WasTrue(linear, access, got, true)) {
       return std::string(what) + "A or D is missing" + (from_tlb ? " (TLB)" : "") +
              Trace(linear, access);
     }
