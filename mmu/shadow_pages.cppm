@@ -59,9 +59,9 @@ struct ShadowPage {
   ShadowPage* next_zapped = nullptr;
   ShadowPage* next_in_bucket = nullptr;
 
-  Hpa table() const { return Hpa(reinterpret_cast<std::uintptr_t>(sptes)); }
+  inline Hpa table() const { return Hpa(reinterpret_cast<std::uintptr_t>(sptes)); }
   // Whether a guest table stands behind it.
-  bool shadows() const { return records != nullptr; }
+  inline bool shadows() const { return records != nullptr; }
 };
 
 // Counted by whoever handles faults, under no lock.
@@ -89,7 +89,7 @@ class ShadowPages {
   ShadowPages(const ShadowPages&) = delete;
   ShadowPages& operator=(const ShadowPages&) = delete;
 
-  const SpteCodec& codec() const { return codec_; }
+  inline const SpteCodec& codec() const { return codec_; }
   FaultCounters& counters() { return counters_; }
 
   // Takes the MMU lock.
@@ -229,7 +229,7 @@ class ShadowPages {
   void Commit(Lock& lock);
 
   // Reads an SPTE; needs no lock.
-  static std::uint64_t Load(const std::uint64_t* spte) {
+  static inline std::uint64_t Load(const std::uint64_t* spte) {
     return std::atomic_ref(*const_cast<std::uint64_t*>(spte)).load(std::memory_order_acquire);
   }
 
