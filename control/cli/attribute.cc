@@ -99,28 +99,19 @@ absl::StatusOr<int> Clear(const ParsedCommand& parsed) {
 }
 
 absl::StatusOr<int> List(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto vm = VmNameOf(parsed.operands()[0]);
-  if (!vm.ok()) return vm.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, VmNameOf(parsed.operands()[0]));
+  if (!inquiry.ok()) return inquiry.status();
   v1::ListMemoryAttributesRequest request;
-  request.set_parent(*vm);
+  request.set_parent(inquiry->name);
   request.set_page_size(1000);
-  v1::ListMemoryAttributesResponse all;
-  do {
-    const auto page = (*client)->Call(request);
-    if (!page.ok()) return page.status();
-    all.mutable_attributes()->MergeFrom(page->attributes());
-    request.set_page_token(page->next_page_token());
-  } while (!request.page_token().empty());
-  if (*json) {
-    PrintJson(all);
+  const auto all = CallForAll(*inquiry->client, request);
+  if (!all.ok()) return all.status();
+  if (inquiry->json) {
+    PrintJson(*all);
     return int{kDone};
   }
   Table table({"GPA", "SIZE", "RIGHTS", "POLICY"});
-  for (const v1::MemoryAttribute& range : all.attributes()) {
+  for (const v1::MemoryAttribute& range : all->attributes()) {
     table.AddRow({HexText(range.gpa()), BytesText(range.size_bytes()), RightsText(range.rights()),
                   PolicyText(range.policy())});
   }
@@ -136,17 +127,13 @@ std::string AccessText(const v1::AttributeViolation& violation) {
 }
 
 absl::StatusOr<int> Violations(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto vm = VmNameOf(parsed.operands()[0]);
-  if (!vm.ok()) return vm.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, VmNameOf(parsed.operands()[0]));
+  if (!inquiry.ok()) return inquiry.status();
   v1::ListAttributeViolationsRequest request;
-  request.set_parent(*vm);
-  const auto response = (*client)->Call(request);
+  request.set_parent(inquiry->name);
+  const auto response = inquiry->client->Call(request);
   if (!response.ok()) return response.status();
-  if (*json) {
+  if (inquiry->json) {
     PrintJson(*response);
     return int{kDone};
   }

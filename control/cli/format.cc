@@ -33,17 +33,12 @@ absl::StatusOr<int> List(const ParsedCommand& parsed) {
   const auto client = Connect(parsed);
   if (!client.ok()) return client.status();
   v1::ListFormatsRequest request;
-  v1::ListFormatsResponse all;
-  do {
-    const auto page = (*client)->Call(request);
-    if (!page.ok()) return page.status();
-    all.mutable_formats()->MergeFrom(page->formats());
-    request.set_page_token(page->next_page_token());
-  } while (!request.page_token().empty());
+  const auto all = CallForAll(**client, request);
+  if (!all.ok()) return all.status();
   if (*json) {
-    PrintJson(all);
+    PrintJson(*all);
   } else {
-    PrintFormats(all);
+    PrintFormats(*all);
   }
   return int{kDone};
 }

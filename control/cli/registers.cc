@@ -117,15 +117,11 @@ absl::StatusOr<v1::Registers> RegistersOf(const ParsedCommand& parsed) {
 }
 
 absl::StatusOr<int> Get(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto name = VcpuNameOf(parsed);
-  if (!name.ok()) return name.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, VcpuNameOf(parsed));
+  if (!inquiry.ok()) return inquiry.status();
   v1::GetRegistersRequest request;
-  request.set_name(*name);
-  return PrintRegisters((*client)->Call(request), *json);
+  request.set_name(inquiry->name);
+  return PrintRegisters(inquiry->client->Call(request), inquiry->json);
 }
 
 absl::StatusOr<int> Set(const ParsedCommand& parsed) {

@@ -17,17 +17,13 @@ namespace v1 = control::v1;
 namespace {
 
 absl::StatusOr<int> Roots(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto vcpu = VcpuNameOf(parsed);
-  if (!vcpu.ok()) return vcpu.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, VcpuNameOf(parsed));
+  if (!inquiry.ok()) return inquiry.status();
   v1::ListRootsRequest request;
-  request.set_parent(*vcpu);
-  const auto response = (*client)->Call(request);
+  request.set_parent(inquiry->name);
+  const auto response = inquiry->client->Call(request);
   if (!response.ok()) return response.status();
-  if (*json) {
+  if (inquiry->json) {
     PrintJson(*response);
     return int{kDone};
   }
@@ -42,28 +38,19 @@ absl::StatusOr<int> Roots(const ParsedCommand& parsed) {
 }
 
 absl::StatusOr<int> Pages(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto vm = VmNameOf(parsed.operands()[0]);
-  if (!vm.ok()) return vm.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, VmNameOf(parsed.operands()[0]));
+  if (!inquiry.ok()) return inquiry.status();
   v1::ListShadowPagesRequest request;
-  request.set_parent(*vm);
+  request.set_parent(inquiry->name);
   request.set_page_size(1000);
-  v1::ListShadowPagesResponse all;
-  do {
-    const auto page = (*client)->Call(request);
-    if (!page.ok()) return page.status();
-    all.mutable_shadow_pages()->MergeFrom(page->shadow_pages());
-    request.set_page_token(page->next_page_token());
-  } while (!request.page_token().empty());
-  if (*json) {
-    PrintJson(all);
+  const auto all = CallForAll(*inquiry->client, request);
+  if (!all.ok()) return all.status();
+  if (inquiry->json) {
+    PrintJson(*all);
     return int{kDone};
   }
   Table table({"ID", "TABLE", "GFN", "PRESENT", "PARENTS", "ROOTS", "UNSYNC", "ACCESS", "ROLE"});
-  for (const v1::ShadowPage& page : all.shadow_pages()) {
+  for (const v1::ShadowPage& page : all->shadow_pages()) {
     table.AddRow({absl::StrCat(page.id()), HexText(page.table()), HexText(page.gfn()),
                   absl::StrCat(page.present_count()), absl::StrCat(page.parent_count()),
                   absl::StrCat(page.root_count()), page.unsync() ? "yes" : "no",
@@ -88,21 +75,17 @@ void PrintMmus(const v1::ListWalkersResponse& walkers, const v1::ListShadowMmusR
 }
 
 absl::StatusOr<int> Mmus(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto vcpu = VcpuNameOf(parsed);
-  if (!vcpu.ok()) return vcpu.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, VcpuNameOf(parsed));
+  if (!inquiry.ok()) return inquiry.status();
   v1::ListWalkersRequest walkers_request;
-  walkers_request.set_parent(*vcpu);
-  const auto walkers = (*client)->Call(walkers_request);
+  walkers_request.set_parent(inquiry->name);
+  const auto walkers = inquiry->client->Call(walkers_request);
   if (!walkers.ok()) return walkers.status();
   v1::ListShadowMmusRequest mmus_request;
-  mmus_request.set_parent(*vcpu);
-  const auto mmus = (*client)->Call(mmus_request);
+  mmus_request.set_parent(inquiry->name);
+  const auto mmus = inquiry->client->Call(mmus_request);
   if (!mmus.ok()) return mmus.status();
-  if (*json) {
+  if (inquiry->json) {
     PrintJson({&*walkers, &*mmus});
   } else {
     PrintMmus(*walkers, *mmus);
@@ -135,17 +118,13 @@ void PrintStatistics(const v1::Statistics& statistics) {
 }
 
 absl::StatusOr<int> Stats(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto vm = VmNameOf(parsed.operands()[0]);
-  if (!vm.ok()) return vm.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, VmNameOf(parsed.operands()[0]));
+  if (!inquiry.ok()) return inquiry.status();
   v1::GetStatisticsRequest request;
-  request.set_name(*vm);
-  const auto response = (*client)->Call(request);
+  request.set_name(inquiry->name);
+  const auto response = inquiry->client->Call(request);
   if (!response.ok()) return response.status();
-  if (*json) {
+  if (inquiry->json) {
     PrintJson(*response);
   } else {
     PrintStatistics(*response);

@@ -54,17 +54,13 @@ void PrintSlots(const std::vector<v1::MemorySlot>& slots) {
 }
 
 absl::StatusOr<int> ListSlots(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto vm = VmNameOf(parsed.operands()[0]);
-  if (!vm.ok()) return vm.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, VmNameOf(parsed.operands()[0]));
+  if (!inquiry.ok()) return inquiry.status();
   v1::ListMemorySlotsRequest request;
-  request.set_parent(*vm);
-  const auto response = (*client)->Call(request);
+  request.set_parent(inquiry->name);
+  const auto response = inquiry->client->Call(request);
   if (!response.ok()) return response.status();
-  if (*json) {
+  if (inquiry->json) {
     PrintJson(*response);
   } else {
     PrintSlots({response->memory_slots().begin(), response->memory_slots().end()});
@@ -205,17 +201,13 @@ absl::StatusOr<int> GetDirtyLog(const ParsedCommand& parsed) {
 }
 
 absl::StatusOr<int> GetWorkingSet(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto name = LoggedSlotOf(parsed);
-  if (!name.ok()) return name.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, LoggedSlotOf(parsed));
+  if (!inquiry.ok()) return inquiry.status();
   v1::TakeWorkingSetRequest request;
-  request.set_name(*name);
-  const auto set = (*client)->Call(request);
+  request.set_name(inquiry->name);
+  const auto set = inquiry->client->Call(request);
   if (!set.ok()) return set.status();
-  if (*json) {
+  if (inquiry->json) {
     PrintJson(*set);
   } else {
     Print(absl::StrCat(set->used_page_count(), " of ", set->page_count(), " pages used\n"));

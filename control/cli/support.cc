@@ -14,6 +14,7 @@ module;
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "control/cli/client.h"
@@ -93,6 +94,15 @@ absl::StatusOr<std::unique_ptr<Client>> Connect(const ParsedCommand& parsed) {
                                                "; start one: pagesawd --listen=", *endpoint));
   }
   return std::make_unique<Client>(*endpoint);
+}
+
+absl::StatusOr<Inquiry> Inquire(const ParsedCommand& parsed, absl::StatusOr<std::string> name) {
+  const auto json = WantsJson(parsed);
+  if (!json.ok()) return json.status();
+  if (!name.ok()) return name.status();
+  auto client = Connect(parsed);
+  if (!client.ok()) return client.status();
+  return Inquiry{.json = *json, .name = *std::move(name), .client = *std::move(client)};
 }
 
 void Print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }

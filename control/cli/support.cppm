@@ -46,6 +46,29 @@ absl::StatusOr<std::uint64_t> AddressOf(std::string_view where, std::string_view
 // A client of the daemon that --socket names. Unavailable if none listens there.
 absl::StatusOr<std::unique_ptr<Client>> Connect(const ParsedCommand& parsed);
 
+// What a command begins with that tells something of one resource.
+struct Inquiry {
+  bool json = false;
+  std::string name;  // of the resource
+  std::unique_ptr<Client> client;
+};
+// `name`: the resource's, or why it has none.
+absl::StatusOr<Inquiry> Inquire(const ParsedCommand& parsed, absl::StatusOr<std::string> name);
+
+// The answers to a list request with all its pages in one.
+template <class Request>
+auto CallForAll(Client& client, Request request) -> decltype(client.Call(request)) {
+  decltype(client.Call(request)) all = client.Call(request);
+  while (all.ok() && !all->next_page_token().empty()) {
+    request.set_page_token(all->next_page_token());
+    auto page = client.Call(request);
+    if (!page.ok()) return page;
+    all->clear_next_page_token();
+    all->MergeFrom(*page);
+  }
+  return all;
+}
+
 // stdout.
 void Print(std::string_view text);
 void PrintJson(const google::protobuf::Message& message);

@@ -68,17 +68,12 @@ absl::StatusOr<int> List(const ParsedCommand& parsed) {
   const auto client = Connect(parsed);
   if (!client.ok()) return client.status();
   v1::ListVmsRequest request;
-  v1::ListVmsResponse all;
-  do {
-    const auto page = (*client)->Call(request);
-    if (!page.ok()) return page.status();
-    all.mutable_vms()->MergeFrom(page->vms());
-    request.set_page_token(page->next_page_token());
-  } while (!request.page_token().empty());
+  const auto all = CallForAll(**client, request);
+  if (!all.ok()) return all.status();
   if (*json) {
-    PrintJson(all);
+    PrintJson(*all);
   } else {
-    PrintVms({all.vms().begin(), all.vms().end()});
+    PrintVms({all->vms().begin(), all->vms().end()});
   }
   return int{kDone};
 }
@@ -86,15 +81,11 @@ absl::StatusOr<int> List(const ParsedCommand& parsed) {
 // A verb whose request is a name and whose answer is the VM.
 template <typename Request>
 absl::StatusOr<int> DoToVm(const ParsedCommand& parsed) {
-  const auto json = WantsJson(parsed);
-  if (!json.ok()) return json.status();
-  const auto name = VmNameOf(parsed.operands()[0]);
-  if (!name.ok()) return name.status();
-  const auto client = Connect(parsed);
-  if (!client.ok()) return client.status();
+  const auto inquiry = Inquire(parsed, VmNameOf(parsed.operands()[0]));
+  if (!inquiry.ok()) return inquiry.status();
   Request request;
-  request.set_name(*name);
-  return PrintVm((*client)->Call(request), *json);
+  request.set_name(inquiry->name);
+  return PrintVm(inquiry->client->Call(request), inquiry->json);
 }
 
 absl::StatusOr<int> Delete(const ParsedCommand& parsed) {
