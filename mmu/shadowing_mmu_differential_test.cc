@@ -40,6 +40,7 @@ import pagesaw.mmu.memory_attributes;
 import pagesaw.mmu.shadow_pages;
 import pagesaw.mmu.shadowing_mmu;
 import pagesaw.mmu.spte;
+import pagesaw.mmu.test_expectation;
 import pagesaw.mmu.test_history;
 import pagesaw.mmu.test_memory;
 import pagesaw.mmu.walk;
@@ -55,20 +56,6 @@ constexpr std::uint64_t kReadOnlyBase = 0x1000'0000;
 constexpr unsigned kTables = 14;  // the first frames hold tables
 constexpr unsigned kSteps = 3000;
 constexpr std::size_t kLongestLog = 200;
-
-struct Outcome {
-  enum class Kind { kHost, kGuestFault, kDevice, kViolation, kNone } kind = Kind::kNone;
-  std::uint64_t value = 0;  // host address, error code or gpa
-  bool operator==(const Outcome&) const = default;
-};
-
-std::string Words(const Outcome& outcome) {
-  static constexpr const char* kNames[] = {"host", "guest fault", "device", "violation", "nothing"};
-  char text[64];
-  std::snprintf(text, sizeof(text), "%s %#llx", kNames[static_cast<int>(outcome.kind)],
-                static_cast<unsigned long long>(outcome.value));
-  return text;
-}
 
 using Scope = Invalidation::Scope;
 
@@ -447,8 +434,8 @@ class Guest final : public TlbFlusher {
       unseen = unseen || write.unseen;
       const std::uint64_t before = undone < log_.size() ? log_[log_.size() - undone - 1].time : 0;
       found = unseen && cpu_->history.CouldCache(cpu_->state, linear, before, write.time) &&
-              Expected(linear, access) == got &&
-              (!with_accessed_dirty || HasAccessedDirty(linear, access));
+              expectation_.Of(cpu_->state, linear, access) == got &&
+              (!with_accessed_dirty || expectation_.HasAccessedDirty(cpu_->state, linear, access));
     }
     for (; undone != 0; --undone) {
       Write& write = log_[log_.size() - undone];
@@ -511,75 +498,6 @@ class Guest final : public TlbFlusher {
     return {};
   }
 
-  // Whether the attribute of `gpa` holds back `right`.
-  bool Refused(std::uint64_t gpa, unsigned right) const {
-    const MemoryAttribute attribute = attributes_.Of(Gfn{gpa >> 12});
-    return attribute.policy != ViolationPolicy::kLog && (attribute.rights.bits() & right) == 0;
-  }
-
-  bool IsRegister(const WalkStep& step) const {
-    return cpu_->state.mode() == PagingMode::kPae && step.level == Level::kPdpt;
-  }
-
-  // The first entry that the walk may not read; or, if it comes through, may not set A or D in.
-  std::optional<std::uint64_t> RefusedTable(const WalkTrace& trace, bool through,
-                                            bool write) const {
-    for (const WalkStep& step : trace.steps()) {
-      if (!IsRegister(step) && Refused(step.entry_address.bits(), Rights::kRead)) {
-        return step.entry_address.bits();
-      }
-    }
-    for (const WalkStep& step : trace.steps()) {
-      const std::uint64_t wanted = 0x20 | (step.leaf && write ? 0x40 : 0);
-      if (through && !IsRegister(step) && (step.entry & wanted) != wanted &&
-          Refused(step.entry_address.bits(), Rights::kWrite)) {
-        return step.entry_address.bits();
-      }
-    }
-    return std::nullopt;
-  }
-
-  Outcome Expected(std::uint64_t linear, Access access) const {
-    WalkTrace trace;
-    const WalkResult walk =
-        CpuWalker(memory_, cpu_->state).Inspect(InputAddress(linear), access, &trace);
-    if (const auto table = RefusedTable(trace, static_cast<bool>(walk), access.is_write())) {
-      return {Outcome::Kind::kViolation, *table};
-    }
-    // An entry in no memory is not traced, but has an attribute like any other.
-    if (!walk && walk.fault().kind == WalkFault::Kind::kNoMemory &&
-        Refused(walk.fault().stage_address.bits(), Rights::kRead)) {
-      return {Outcome::Kind::kViolation, walk.fault().stage_address.bits()};
-    }
-    if (!walk) return {Outcome::Kind::kGuestFault, walk.fault().code.bits()};
-    const Gpa gpa = GpaOf(walk->output);
-    const bool user_page = walk->rights.user();
-    // A shadow stack cannot be read alone.
-    const unsigned right = access.is_write() || access.is_shadow_stack() ? Rights::kWrite
-                           : access.is_read()                            ? Rights::kRead
-                           : user_page                                   ? Rights::kExecUser
-                                                                         : Rights::kExecSupervisor;
-    if (Refused(gpa.bits(), right)) return {Outcome::Kind::kViolation, gpa.bits()};
-    const MemorySlot* slot = memory_.Find(GfnOf(gpa));
-    if (slot == nullptr || (slot->read_only && (access.is_write() || access.is_shadow_stack()))) {
-      return {Outcome::Kind::kDevice, gpa.bits()};
-    }
-    return {Outcome::Kind::kHost, reinterpret_cast<std::uintptr_t>(slot->HostOf(gpa))};
-  }
-
-  // A in every entry and D in the leaf of a write, except where memory cannot be written.
-  bool HasAccessedDirty(std::uint64_t linear, Access access) const {
-    WalkTrace trace;
-    (void)CpuWalker(memory_, cpu_->state).Inspect(InputAddress(linear), access, &trace);
-    for (const WalkStep& step : trace.steps()) {
-      if (IsRegister(step)) continue;
-      if (memory_.Find(GfnOf(GpaOf(step.entry_address)))->read_only) continue;
-      const std::uint64_t wanted = 0x20 | (step.leaf && access.is_write() ? 0x40 : 0);
-      if ((step.entry & wanted) != wanted) return false;
-    }
-    return true;
-  }
-
   std::string Trace(std::uint64_t linear, Access access) const {
     WalkTrace trace;
     (void)CpuWalker(memory_, cpu_->state).Inspect(InputAddress(linear), access, &trace);
@@ -610,17 +528,19 @@ class Guest final : public TlbFlusher {
     const Access access = RandomAccess();
     bool from_tlb = false;
     if (Chance(4)) Invlpg(linear);
-    const Outcome want = Expected(linear, access);
+    const Outcome want = expectation_.Of(cpu_->state, linear, access);
     const Outcome got = Run(linear, access, from_tlb);
     char what[96];
     std::snprintf(what, sizeof(what),
                   "linear %#llx, access %#x: ", static_cast<unsigned long long>(linear),
                   access.code_bits());
-    if (got != want && Expected(linear, access) == want && !WasTrue(linear, access, got)) {
+    if (got != want && expectation_.Of(cpu_->state, linear, access) == want &&
+        !WasTrue(linear, access, got)) {
       return what + Words(got) + ", want " + Words(want);
     }
     // An entry that was written unseen may have lost A and D since it was cached.
-    if (got.kind == Outcome::Kind::kHost && want == got && !HasAccessedDirty(linear, access) &&
+    if (got.kind == Outcome::Kind::kHost && want == got &&
+        !expectation_.HasAccessedDirty(cpu_->state, linear, access) &&
         !WasTrue(linear, access, got, true)) {
       return std::string(what) + "A or D is missing" + (from_tlb ? " (TLB)" : "") +
              Trace(linear, access);
@@ -652,6 +572,7 @@ class Guest final : public TlbFlusher {
   PagingFeatures features_;
   TestMemory memory_;
   MemoryAttributes attributes_;
+  const Expectation expectation_{memory_, attributes_};
   GuestTables tables_;
   ShadowPages pages_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
