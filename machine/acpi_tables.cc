@@ -13,6 +13,7 @@ import pagesaw.machine.apic_registers;
 import pagesaw.machine.hpet;
 import pagesaw.machine.io_apic;
 import pagesaw.machine.power_management;
+import pagesaw.machine.small_devices;
 
 namespace pagesaw {
 namespace {
@@ -108,15 +109,18 @@ std::vector<std::byte> MakeFacs() {
 // [acpi] "Fixed ACPI Description Table (FADT)"
 std::vector<std::byte> MakeFadt(std::uint64_t facs, std::uint64_t dsdt) {
   using Pm = PowerManagement;
-  constexpr std::uint32_t kFlags = 1u << 0 | 1u << 4 | 1u << 5;  // WBINVD; no fixed buttons
+  // WBINVD; no fixed buttons; a reset register.
+  constexpr std::uint32_t kFlags = 1u << 0 | 1u << 4 | 1u << 5 | 1u << 10;
+  constexpr std::uint16_t kLegacyDevices = 1u << 0;  // but no 8042 that a keyboard could be at
   Bytes body;
   body.U32(facs).U32(dsdt).U8(0).U8(0).U16(kSciIrq);
   body.U32(0).U8(0).U8(0).U8(0).U8(0);  // no SMI: ACPI is on for good
   body.U32(Pm::kEvents).U32(0).U32(Pm::kControl).U32(0).U32(0).U32(Pm::kTimer).U32(0).U32(0);
   body.U8(4).U8(2).U8(0).U8(4).U8(0).U8(0).U8(0).U8(0);
   body.U16(0xffff).U16(0xffff).U16(0).U16(0).U8(0).U8(0).U8(0).U8(0).U8(0x32);
-  body.U16(3).U8(0).U32(kFlags);  // legacy devices and an 8042
-  body.Address(0, 0, 0).U8(0).U16(0).U8(0);
+  body.U16(kLegacyDevices).U8(0).U32(kFlags);
+  body.Address(1, 8, KeyboardController::kCommandPort).U8(KeyboardController::kReset);
+  body.U16(0).U8(0);
   body.U64(facs).U64(dsdt);
   body.Address(1, 32, Pm::kEvents).Address(0, 0, 0).Address(1, 16, Pm::kControl);
   body.Address(0, 0, 0).Address(0, 0, 0).Address(1, 32, Pm::kTimer);

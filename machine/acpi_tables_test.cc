@@ -65,6 +65,10 @@ TEST_F(AcpiTablesTest, FadtNamesTheFixedHardware) {
   EXPECT_EQ(Get<std::uint32_t>(fadt + 64), 0x604u);  // PM1a control
   EXPECT_EQ(Get<std::uint8_t>(fadt + 91), 4u);       // bytes of the timer
   EXPECT_EQ(Get<std::uint64_t>(fadt + 208 + 4), 0x608u);
+  EXPECT_EQ(Get<std::uint16_t>(fadt + 109), 1u);  // legacy devices, no 8042 for a keyboard
+  EXPECT_NE(Get<std::uint32_t>(fadt + 112) & 1u << 10, 0u);
+  EXPECT_EQ(Get<std::uint64_t>(fadt + 116 + 4), 0x64u);  // the reset register
+  EXPECT_EQ(Get<std::uint8_t>(fadt + 128), 0xfeu);
   EXPECT_EQ(Signature(Get<std::uint32_t>(fadt + 36)), "FACS");
   EXPECT_EQ(Get<std::uint32_t>(fadt + 36) + 12, kWakingVector.bits());
   EXPECT_EQ(Signature(Get<std::uint64_t>(fadt + 140)), "DSDT");

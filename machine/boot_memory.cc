@@ -22,20 +22,56 @@ constexpr std::uint64_t kExtendedMemory = 0x10'0000;  // 1 MiB
 // Type, S, DPL 0, present, granularity; then the default size or L.
 constexpr std::uint16_t kCode32 = 0xc09b, kCode64 = 0xa09b, kData = 0xc093;
 constexpr std::uint16_t kBusyTss = 0x8b;
+// The same as descriptors.
+constexpr std::uint64_t kCode64Descriptor = 0x00af'9b00'0000'ffff;
+constexpr std::uint64_t kDataDescriptor = 0x00cf'9300'0000'ffff;
 
-CpuState FlatState(std::uint64_t entry, std::uint16_t code_attributes) {
+constexpr unsigned kGdtBytes = 0x20;
+constexpr Gpa kTablesFrom(0x9000);
+
+CpuState FlatState(std::uint64_t entry, std::uint16_t code_attributes,
+                   const FlatSelectors& selectors) {
   CpuState state = ResetState();
   state.rip = entry;
   state.cr0 = kCr0Pe | 0x10;  // ET is fixed
   state.gpr[kRdx] = 0;
-  state.segments[kCs] = {.selector = 0x08, .attributes = code_attributes, .limit = ~0u, .base = 0};
+  state.segments[kCs] = {
+      .selector = selectors.code, .attributes = code_attributes, .limit = ~0u, .base = 0};
   for (const SegmentName name : {kEs, kSs, kDs, kFs, kGs}) {
-    state.segments[name] = {.selector = 0x10, .attributes = kData, .limit = ~0u, .base = 0};
+    state.segments[name] = {
+        .selector = selectors.data, .attributes = kData, .limit = ~0u, .base = 0};
   }
   state.segments[kTr] = {.selector = 0, .attributes = kBusyTss, .limit = 0x67, .base = 0};
   state.gdtr = {.base = 0, .limit = 0};
   state.idtr = {.base = 0, .limit = 0};
   return state;
+}
+
+// A PML4, a PDPT and four page directories, in a row.
+absl::StatusOr<Gpa> PlaceIdentityTables(BootMemory& boot) {
+  constexpr std::uint64_t kPresentWritable = 0x3, kLarge = 0x80;
+  const auto at = boot.Take("page tables", 6 * kPageBytes, kTablesFrom);
+  if (!at.ok()) return at;
+  const std::uint64_t pdpt = at->bits() + kPageBytes;
+  const std::uint64_t directories = pdpt + kPageBytes;
+  TableBuilder tables;
+  for (unsigned i = 0; i < 512; ++i) tables.U64(i == 0 ? pdpt | kPresentWritable : 0);
+  for (unsigned i = 0; i < 512; ++i) {
+    tables.U64(i < 4 ? (directories + i * kPageBytes) | kPresentWritable : 0);
+  }
+  for (std::uint64_t i = 0; i < 4 * 512; ++i) tables.U64(i << 21 | kPresentWritable | kLarge);
+  if (absl::Status status = boot.Write(*at, tables.bytes()); !status.ok()) return status;
+  return at;
+}
+
+absl::StatusOr<Gpa> PlaceGdt(BootMemory& boot, const FlatSelectors& selectors) {
+  TableBuilder gdt;
+  for (unsigned selector = 0; selector < kGdtBytes; selector += 8) {
+    gdt.U64(selector == selectors.code   ? kCode64Descriptor
+            : selector == selectors.data ? kDataDescriptor
+                                         : 0);
+  }
+  return boot.Place("the GDT", gdt.bytes(), kTablesFrom);
 }
 
 }  // namespace
@@ -140,14 +176,25 @@ TableBuilder& TableBuilder::Text(std::string_view text) {
   return Append(0, 1);
 }
 
-CpuState Flat32State(std::uint64_t entry) { return FlatState(entry, kCode32); }
+CpuState Flat32State(std::uint64_t entry) { return FlatState(entry, kCode32, {}); }
 
-CpuState Flat64State(std::uint64_t entry, Gpa cr3) {
-  CpuState state = FlatState(entry, kCode64);
+CpuState Flat64State(std::uint64_t entry, Gpa cr3, const FlatSelectors& selectors) {
+  CpuState state = FlatState(entry, kCode64, selectors);
   state.cr0 |= kCr0Pg | kCr0Wp;
   state.cr3 = cr3.bits();
   state.cr4 = kCr4Pae;
   state.efer = kEferLme | kEferLma | kEferNxe;
+  return state;
+}
+
+absl::StatusOr<CpuState> EnterFlat64(BootMemory& boot, std::uint64_t entry,
+                                     const FlatSelectors& selectors) {
+  const auto tables = PlaceIdentityTables(boot);
+  if (!tables.ok()) return tables.status();
+  const auto gdt = PlaceGdt(boot, selectors);
+  if (!gdt.ok()) return gdt.status();
+  CpuState state = Flat64State(entry, *tables, selectors);
+  state.gdtr = {.base = gdt->bits(), .limit = kGdtBytes - 1};
   return state;
 }
 

@@ -87,7 +87,18 @@ class TableBuilder {
 // the PVH entry asks for the same.
 CpuState Flat32State(std::uint64_t entry);
 
+// Selectors of the flat segments in a GDT of ours: different multiples of 8, at most 18h.
+struct FlatSelectors {
+  std::uint16_t code = 0x08, data = 0x10;
+};
+
 // 64-bit mode with flat segments under the tables at `cr3`, interrupts off.
-CpuState Flat64State(std::uint64_t entry, Gpa cr3);
+CpuState Flat64State(std::uint64_t entry, Gpa cr3, const FlatSelectors& selectors = {});
+
+// The same under tables and with a GDT that this places: pages of 2 MiB, writable and for the
+// supervisor, map the first 4 GiB to themselves. There is no IDT and no stack. ResourceExhausted if
+// there is no room.
+absl::StatusOr<CpuState> EnterFlat64(BootMemory& boot, std::uint64_t entry,
+                                     const FlatSelectors& selectors = {});
 
 }  // namespace pagesaw

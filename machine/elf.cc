@@ -4,7 +4,6 @@ module;
 #include <absl/strings/str_format.h>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -35,8 +34,7 @@ std::optional<std::span<const std::byte>> Part(std::span<const std::byte> bytes,
 }
 
 absl::Status CheckHeader(std::span<const std::byte> bytes) {
-  constexpr unsigned char kMagic[4] = {0x7f, 'E', 'L', 'F'};
-  if (bytes.size() < 4 || std::memcmp(bytes.data(), kMagic, 4) != 0) {
+  if (!HasElfMagic(bytes)) {
     return absl::InvalidArgumentError("not an ELF file: it does not start with 7F 45 4C 46");
   }
   if (bytes.size() < kFields32.header_bytes) {
@@ -135,6 +133,10 @@ std::optional<std::uint64_t> LoadLittleEndian(std::span<const std::byte> bytes,
     value |= static_cast<std::uint64_t>((*part)[i]) << (8 * i);
   }
   return value;
+}
+
+bool HasElfMagic(std::span<const std::byte> bytes) {
+  return LoadLittleEndian(bytes, 0, 4) == 0x464c'457f;
 }
 
 absl::StatusOr<ElfImage> ParseElf(std::span<const std::byte> bytes) {

@@ -38,6 +38,8 @@ struct ElfImage {
   std::vector<ElfNote> notes;
 };
 
+bool HasElfMagic(std::span<const std::byte> bytes);
+
 // InvalidArgument, with a sentence that says what was expected and what is there.
 absl::StatusOr<ElfImage> ParseElf(std::span<const std::byte> bytes);
 

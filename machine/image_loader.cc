@@ -9,6 +9,7 @@ module pagesaw.machine.image_loader;
 
 import pagesaw.machine.elf;
 import pagesaw.machine.host_file;
+import pagesaw.machine.linux_boot;
 import pagesaw.machine.multiboot;
 import pagesaw.machine.multiboot2;
 import pagesaw.machine.pvh;
@@ -24,6 +25,12 @@ std::string BaseName(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<CpuState> LoadImage(const BootRequest& request) {
+  if (HasLinuxHeader(request.image)) return LoadLinux(request);
+  if (!HasElfMagic(request.image)) {
+    return absl::InvalidArgumentError(
+        "neither an ELF file, which begins with 7F 45 4C 46, nor a Linux kernel, whose setup "
+        "header has 'HdrS' at 0x202");
+  }
   const absl::StatusOr<ElfImage> elf = ParseElf(request.image);
   if (!elf.ok()) return elf.status();
   if (HasMultiboot2Header(request.image)) return LoadMultiboot2(request, *elf);

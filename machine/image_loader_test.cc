@@ -84,6 +84,27 @@ Bytes Elf64(bool with_pvh_note) {
   return b;
 }
 
+// A bzImage of two setup sectors and 64 KiB of HLTs, which wants to lie at 4 MiB and needs 1 MiB.
+Bytes BzImage() {
+  Bytes b(3 * 512 + 0x1'0000, std::byte{0xf4});
+  std::memset(b.data() + 0x1f1, 0, 0x300 - 0x1f1);
+  Put(b, 0x1f1, 2, 1);  // setup sectors
+  Put(b, 0x1f4, 0x1000, 4);
+  Put(b, 0x1fe, 0xaa55, 2);
+  Put(b, 0x200, 0x66eb, 2);  // the header ends at 268h
+  Put(b, 0x202, 0x5372'6448, 4);
+  Put(b, 0x206, 0x020f, 2);
+  Put(b, 0x211, 1, 1);
+  Put(b, 0x22c, 0x7fff'ffff, 4);
+  Put(b, 0x230, 0x20'0000, 4);
+  Put(b, 0x234, 1, 1);
+  Put(b, 0x236, 1, 2);
+  Put(b, 0x238, 100, 4);
+  Put(b, 0x258, 0x40'0000, 8);
+  Put(b, 0x260, 0x10'0000, 4);
+  return b;
+}
+
 class ImageLoader : public testing::Test {
  protected:
   static constexpr std::uint64_t kMemory = 16u << 20;
@@ -221,6 +242,71 @@ TEST_F(ImageLoader, BootsPlainElf64InLongMode) {
   EXPECT_EQ(Guest(state->gpr[kRdi], 4), 0x336e'c578u);
 }
 
+TEST_F(ImageLoader, BootsLinuxAtThe64BitEntry) {
+  const Bytes initrd(5000, std::byte{0x77});
+  const auto state = Load(BzImage(), initrd, "console=ttyS0");
+  ASSERT_TRUE(state.ok()) << state.status();
+  EXPECT_EQ(state->rip, 0x40'0200u);
+  EXPECT_TRUE(state->segments[kCs].long_mode());
+  EXPECT_EQ(state->segments[kCs].selector, 0x10u);
+  EXPECT_EQ(state->segments[kDs].selector, 0x18u);
+  EXPECT_EQ(Guest(state->gdtr.base + 0x10, 8), 0x00af'9b00'0000'ffffu);
+  EXPECT_EQ(Guest(state->gdtr.base + 0x18, 8), 0x00cf'9300'0000'ffffu);
+  EXPECT_EQ(Guest(0x40'0000, 1), 0xf4u);
+  EXPECT_EQ(Guest(0x40'ffff, 1), 0xf4u);
+  EXPECT_EQ(Guest(0x41'0000, 1), 0u);
+
+  const std::uint64_t parameters = state->gpr[kRsi];
+  EXPECT_EQ(Guest(parameters + 0x070, 8), 0xe'0000u);  // RSDP
+  EXPECT_EQ(Guest(parameters + 0x202, 4), 0x5372'6448u);
+  EXPECT_EQ(Guest(parameters + 0x210, 1), 0xffu);
+  EXPECT_EQ(GuestText(Guest(parameters + 0x228, 4)), "console=ttyS0");
+  const std::uint64_t start = Guest(parameters + 0x218, 4);
+  EXPECT_EQ(start, 0x50'0000u);  // behind what the kernel needs
+  EXPECT_EQ(Guest(parameters + 0x21c, 4), 5000u);
+  EXPECT_EQ(Guest(start + 4999, 1), 0x77u);
+  ASSERT_EQ(Guest(parameters + 0x1e8, 1), 3u);  // E820 entries
+  const std::uint64_t map = parameters + 0x2d0;
+  EXPECT_EQ(Guest(map + 8, 8), 0xa'0000u);
+  EXPECT_EQ(Guest(map + 16, 4), 1u);
+  EXPECT_EQ(Guest(map + 36, 4), 2u);
+  EXPECT_EQ(Guest(map + 40, 8), 0x10'0000u);
+  EXPECT_EQ(Guest(map + 48, 8), kMemory - 0x10'0000);
+}
+
+TEST_F(ImageLoader, PutsARelocatableKernelLowerIfThereIsTooLittleRam) {
+  Bytes image = BzImage();
+  Put(image, 0x258, 0x100'0000, 8);
+  const auto state = Load(image);
+  ASSERT_TRUE(state.ok()) << state.status();
+  EXPECT_EQ(state->rip, 0x20'0200u);
+  Put(image, 0x234, 0, 1);
+  EXPECT_EQ(Load(image).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(ImageLoader, TakesAKernelWithoutTheBytesThatFillItsLastParagraph) {
+  Bytes image = BzImage();
+  image.resize(image.size() - 15);
+  EXPECT_TRUE(Load(image).ok());
+}
+
+TEST_F(ImageLoader, RefusesAnInitrdThatEndsWhereTheKernelDoesNotWantIt) {
+  Bytes image = BzImage();
+  Put(image, 0x22c, 0x50'0fff, 4);
+  EXPECT_TRUE(Load(image, Bytes(4096)).ok());
+  const auto state = Load(image, Bytes(4097));
+  EXPECT_EQ(state.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(std::string(state.status().message()).find("initrd: 4097 bytes"), std::string::npos)
+      << state.status();
+}
+
+TEST_F(ImageLoader, RefusesACommandLineThatTheKernelWouldCut) {
+  EXPECT_TRUE(Load(BzImage(), {}, std::string(100, 'x')).ok());
+  const auto state = Load(BzImage(), {}, std::string(101, 'x'));
+  EXPECT_EQ(state.status().message(),
+            "command line of 101 characters: this kernel takes at most 100");
+}
+
 struct BadImage {
   const char* name;
   void (*change)(Bytes&);
@@ -240,8 +326,8 @@ TEST_P(ImageLoaderBad, IsRefusedWithASentence) {
 INSTANTIATE_TEST_SUITE_P(
     Images, ImageLoaderBad,
     testing::Values(
-        BadImage{"Empty", [](Bytes& b) { b.clear(); }, "not an ELF file"},
-        BadImage{"Text", [](Bytes& b) { Put(b, 0, 0x6f6c6c6568, 8); }, "not an ELF file"},
+        BadImage{"Empty", [](Bytes& b) { b.clear(); }, "neither an ELF file"},
+        BadImage{"Text", [](Bytes& b) { Put(b, 0, 0x6f6c6c6568, 8); }, "neither an ELF file"},
         BadImage{"MagicOnly", [](Bytes& b) { b.resize(4); }, "the file has 4"},
         BadImage{"Class", [](Bytes& b) { Put(b, 4, 9, 1); }, "class 9"},
         BadImage{"Order", [](Bytes& b) { Put(b, 5, 2, 1); }, "byte order 2"},
@@ -271,6 +357,40 @@ INSTANTIATE_TEST_SUITE_P(
                  "multiboot flags 0x8"}),
     [](const auto& info) { return std::string(info.param.name); });
 
+class LinuxKernelBad : public ImageLoader, public testing::WithParamInterface<BadImage> {};
+
+TEST_P(LinuxKernelBad, IsRefusedWithASentence) {
+  Bytes image = BzImage();
+  GetParam().change(image);
+  const auto state = Load(image);
+  EXPECT_FALSE(state.ok());
+  const std::string message(state.status().message());
+  EXPECT_NE(message.find(GetParam().says), std::string::npos) << message;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Images, LinuxKernelBad,
+    testing::Values(
+        BadImage{"NoMagic", [](Bytes& b) { Put(b, 0x202, 0, 4); }, "nor a Linux kernel"},
+        BadImage{"NoBootFlag", [](Bytes& b) { Put(b, 0x1fe, 0, 2); }, "nor a Linux kernel"},
+        BadImage{"BootSectorOnly", [](Bytes& b) { b.resize(0x204); }, "nor a Linux kernel"},
+        BadImage{"HeaderCut", [](Bytes& b) { b.resize(0x240); },
+                 "truncated Linux kernel: 576 bytes, where its header tells of 67072"},
+        BadImage{"SetupCut", [](Bytes& b) { b.resize(0x300); }, "truncated Linux kernel"},
+        BadImage{"KernelCut", [](Bytes& b) { b.resize(b.size() - 16); },
+                 "67056 bytes, where its header tells of 67072"},
+        BadImage{"OldProtocol", [](Bytes& b) { Put(b, 0x206, 0x020b, 2); },
+                 "protocol 2.11: must be at least 2.12"},
+        BadImage{"LoadedLow", [](Bytes& b) { Put(b, 0x211, 0, 1); }, "64-bit entry"},
+        BadImage{"No64BitEntry", [](Bytes& b) { Put(b, 0x236, 0, 2); }, "64-bit entry"},
+        BadImage{"Alignment", [](Bytes& b) { Put(b, 0x230, 0x3000, 4); }, "alignment 0x3000"},
+        BadImage{"PreferredLow", [](Bytes& b) { Put(b, 0x258, 0x1000, 8); }, "address 0x1000"},
+        BadImage{"PreferredHigh", [](Bytes& b) { Put(b, 0x258, ~0ull, 8); },
+                 "address 0xffffffffffffffff"},
+        BadImage{"NeedsTooMuch", [](Bytes& b) { Put(b, 0x260, 0xffff'ffff, 4); },
+                 "no room for 4294967295 bytes"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
 TEST_F(ImageLoader, RefusesAnInitrdThatDoesNotFit) {
   const auto state = Load(MultibootElf(), Bytes(kMemory - 0x10'0000));
   EXPECT_EQ(state.status().code(), absl::StatusCode::kResourceExhausted);
@@ -288,10 +408,12 @@ TEST_F(ImageLoader, RefusesA64BitEntryThatIsNotMapped) {
 // Damaged images load or are refused; nothing else happens.
 TEST_F(ImageLoader, SurvivesRandomDamage) {
   std::mt19937_64 random(20240607);
-  for (int round = 0; round < 3000; ++round) {
-    Bytes image = round % 3 == 0 ? MultibootElf() : Elf64(round % 3 == 1);
+  for (int round = 0; round < 4000; ++round) {
+    Bytes image = round % 4 == 0   ? MultibootElf()
+                  : round % 4 == 1 ? BzImage()
+                                   : Elf64(round % 4 == 2);
     for (unsigned i = 0; i < 1 + random() % 8; ++i) {
-      const std::size_t at = random() % 4 == 0 ? random() % image.size() : random() % 0x220;
+      const std::size_t at = random() % 4 == 0 ? random() % image.size() : random() % 0x280;
       image[at] = static_cast<std::byte>(random() % 3 == 0 ? 0xff : random());
     }
     if (random() % 4 == 0) image.resize(random() % image.size());

@@ -58,23 +58,6 @@ absl::StatusOr<Gpa> PlaceStartInfo(BootMemory& boot, const BootRequest& request)
   return boot.Place("the start info", info.bytes(), kInfoFrom);
 }
 
-// A PML4, a PDPT and four page directories, in a row.
-absl::StatusOr<Gpa> PlaceIdentityTables(BootMemory& boot) {
-  constexpr std::uint64_t kPresentWritable = 0x3, kLarge = 0x80;
-  const auto at = boot.Take("page tables", 6 * kPageBytes, kInfoFrom);
-  if (!at.ok()) return at;
-  const std::uint64_t pdpt = at->bits() + kPageBytes;
-  const std::uint64_t directories = pdpt + kPageBytes;
-  TableBuilder tables;
-  for (unsigned i = 0; i < 512; ++i) tables.U64(i == 0 ? pdpt | kPresentWritable : 0);
-  for (unsigned i = 0; i < 512; ++i) {
-    tables.U64(i < 4 ? (directories + i * kPageBytes) | kPresentWritable : 0);
-  }
-  for (std::uint64_t i = 0; i < 4 * 512; ++i) tables.U64(i << 21 | kPresentWritable | kLarge);
-  if (absl::Status status = boot.Write(*at, tables.bytes()); !status.ok()) return status;
-  return at;
-}
-
 absl::StatusOr<CpuState> Enter64(BootMemory& boot, const ElfImage& elf) {
   const bool identity =
       std::any_of(elf.segments.begin(), elf.segments.end(), [&](const ElfSegment& segment) {
@@ -90,16 +73,7 @@ absl::StatusOr<CpuState> Enter64(BootMemory& boot, const ElfImage& elf) {
     return absl::InvalidArgumentError(
         absl::StrFormat("entry point 0x%x: must lie below 4 GiB", elf.entry));
   }
-  const auto tables = PlaceIdentityTables(boot);
-  if (!tables.ok()) return tables.status();
-  TableBuilder gdt;
-  gdt.U64(0).U64(0x00af'9b00'0000'ffff).U64(0x00cf'9300'0000'ffff);
-  const auto gdt_at = boot.Place("the GDT", gdt.bytes(), kInfoFrom);
-  if (!gdt_at.ok()) return gdt_at.status();
-  CpuState state = Flat64State(elf.entry, *tables);
-  state.gdtr = {.base = gdt_at->bits(),
-                .limit = static_cast<std::uint16_t>(gdt.bytes().size() - 1)};
-  return state;
+  return EnterFlat64(boot, elf.entry);
 }
 
 }  // namespace

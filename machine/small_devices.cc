@@ -14,12 +14,12 @@ namespace {
 
 constexpr std::array kDebugExitRanges = {BusRange{BusSpace::kPort, 0xf4, 4}};
 constexpr std::array kDebugConsoleRanges = {BusRange{BusSpace::kPort, 0xe9, 1}};
-constexpr std::array kKeyboardRanges = {BusRange{BusSpace::kPort, 0x60, 1},
-                                        BusRange{BusSpace::kPort, 0x64, 1}};
+constexpr std::array kKeyboardRanges = {
+    BusRange{BusSpace::kPort, 0x60, 1},
+    BusRange{BusSpace::kPort, KeyboardController::kCommandPort, 1}};
 constexpr std::array kFwCfgRanges = {BusRange{BusSpace::kPort, 0x510, 2}};
 constexpr std::array kSystemControlRanges = {BusRange{BusSpace::kPort, 0x92, 1}};
 
-constexpr std::uint8_t kKeyboardReset = 0xfe;
 constexpr std::uint8_t kFastReset = 1, kA20Open = 2;  // of port 92h
 
 std::string LittleEndian(std::uint64_t value, unsigned bytes) {
@@ -58,7 +58,7 @@ std::span<const BusRange> KeyboardController::ranges() const { return kKeyboardR
 std::uint64_t KeyboardController::Read(BusSpace, std::uint64_t, unsigned) { return 0; }
 
 void KeyboardController::Write(BusSpace, std::uint64_t address, unsigned, std::uint64_t value) {
-  if (address == 0x64 && (value & 0xff) == kKeyboardReset) system_.Reset();
+  if (address == kCommandPort && (value & 0xff) == kReset) system_.Reset();
 }
 
 // -- system control port

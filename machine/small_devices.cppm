@@ -44,6 +44,9 @@ class DebugConsole final : public Device {
 // The 8042 without a keyboard: status says idle, command FEh resets the machine.
 class KeyboardController final : public Device {
  public:
+  static constexpr std::uint16_t kCommandPort = 0x64;
+  static constexpr std::uint8_t kReset = 0xfe;
+
   explicit KeyboardController(SystemControl& system) : system_(system) {}
   std::string_view name() const override { return "keyboard-controller"; }
   std::span<const BusRange> ranges() const override;

@@ -164,7 +164,8 @@ std::vector<Command> RunCommands() {
   return {
       {.spec = {.name = "pagesawctl run",
                 .summary = "Runs a guest in the foreground, its serial output on stdout.",
-                .operands = {{.name = "IMAGE", .help = "multiboot or PVH image"}},
+                .operands = {{.name = "IMAGE",
+                              .help = "ELF image (multiboot, PVH) or Linux kernel (bzImage)"}},
                 .options = std::move(options),
                 .details =
                     "Uses the daemon at --socket, or a private one if none listens there.\n"

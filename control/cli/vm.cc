@@ -112,16 +112,18 @@ CommandSpec CreateSpec() {
   std::vector<OptionSpec> options = VmSettingOptions();
   options.push_back(kOutputOption);
   options.push_back(kSocketOption);
-  return {.name = "pagesawctl vm create",
-          .summary = "Makes a VM; it does not run yet.",
-          .operands = {{.name = "VM", .help = "its name, [a-z][a-z0-9-]{0,62}"},
-                       {.name = "IMAGE",
-                        .help = "multiboot or PVH image; without one, memory and registers are "
-                                "written from outside",
-                        .optional = true}},
-          .options = std::move(options),
-          .details = "",
-          .example = "pagesawctl vm create demo bazel-bin/guests/tour.elf --memory=64M"};
+  return {
+      .name = "pagesawctl vm create",
+      .summary = "Makes a VM; it does not run yet.",
+      .operands =
+          {{.name = "VM", .help = "its name, [a-z][a-z0-9-]{0,62}"},
+           {.name = "IMAGE",
+            .help = "ELF (multiboot, PVH) or Linux kernel; without one, memory and registers are "
+                    "written from outside",
+            .optional = true}},
+      .options = std::move(options),
+      .details = "",
+      .example = "pagesawctl vm create demo bazel-bin/guests/tour.elf --memory=64M"};
 }
 
 }  // namespace
