@@ -9,6 +9,8 @@ export module pagesaw.core.guest_mode;
 
 import pagesaw.core.address;
 import pagesaw.core.cpu_state;
+import pagesaw.core.nested_paging;
+import pagesaw.core.paging_state;
 
 export namespace pagesaw {
 
@@ -183,6 +185,8 @@ struct GuestEntry {
   InterceptSet intercepts;       // what the unit is asked about
   std::uint32_t exceptions = 0;  // of Intercept::kException: a bit for each vector
   std::uint64_t tsc_offset = 0;  // what the guest's time-stamp counter is ahead
+  // How the guest's physical addresses are translated; nothing: they are the hypervisor's.
+  std::optional<NestedPaging> nested = {};
 };
 
 // What the processor can hold in its registers.
@@ -193,6 +197,7 @@ struct RegisterLimits {
   std::uint64_t efer = 0;
   unsigned physical_bits = 0;
   unsigned linear_bits = 0;
+  PagingFeatures paging = {};
 };
 
 // What a unit may do to its processor, on the processor's thread, while it is called.
@@ -226,6 +231,9 @@ class VirtHost {
   virtual bool LeaveFor(const InterceptedEvent& event) = 0;
   // Forgets translations of linear addresses.
   virtual void FlushTranslations() = 0;
+  // Forgets translations of nested tables, also those by which a guest that is entered afterwards
+  // would run.
+  virtual void InvalidateNested(const NestedInvalidation& invalidation) = 0;
 
   // `bytes` bytes of guest-physical memory from `gpa`, in one page; null where there are none.
   virtual std::byte* Memory(Gpa gpa, std::uint64_t bytes) = 0;
@@ -248,6 +256,12 @@ class VirtUnit {
   virtual bool Leaves(VirtHost& host, const InterceptedEvent& event) = 0;
   // Leaves guest mode for `event`. RIP is that of the instruction met, or where the guest stands.
   virtual void Leave(VirtHost& host, const InterceptedEvent& event) = 0;
+  // In guest mode with nested paging: leaves it for `fault`, or delivers an exception for it. The
+  // instruction at RIP, or the event that `TakeDelivered` has, met it and has not happened.
+  virtual void MeetNestedFault(VirtHost&, const NestedFault&) {}
+  // If NestedPaging::logs_dirty: notes that `address` in the guest's physical space gets dirty.
+  // False if there is no room: `MeetNestedFault` follows.
+  virtual bool LogDirty(VirtHost&, Gpa) { return true; }
 
   virtual MsrAnswer ReadMsr(std::uint32_t index, std::uint64_t& value) const = 0;
   virtual MsrAnswer WriteMsr(VirtHost& host, std::uint32_t index, std::uint64_t value) = 0;

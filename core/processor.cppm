@@ -3,12 +3,14 @@
 module;
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 export module pagesaw.core.processor;
 
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.cpu_state;
+import pagesaw.core.nested_paging;
 import pagesaw.core.page_format;
 import pagesaw.core.paging_state;
 
@@ -23,12 +25,16 @@ struct TranslationTables {
   // tables through them. False: they translate linear addresses, and changes of the guest's paging
   // state exit (kPagingChanged, kInvalidate).
   bool second_stage = true;
+  // second_stage: accesses to the guest's own tables are writes, whatever they do there.
+  bool tables_are_written = false;
 };
 
 // One access that something outside the processor answers.
 struct BusAccess {
   enum class Kind : std::uint8_t {
     kMmioRead,  // kBus: of a PDPTE, which may lie in memory, if not second_stage
+    // At Stage::kTable without data: A or D are to be set in the entry. The answer's `value` is
+    // nonzero if the entry may be written though the tables refuse it; else it stays as it is.
     kMmioWrite,
     kPortIn,
     kPortOut,
@@ -72,6 +78,7 @@ enum class ExitReason : std::uint8_t {
   kShutdown,         // triple fault
   kPagingChanged,    // not second_stage: CR0, CR3, CR4, EFER or PDPTEs were loaded; `invalidation`
   kInvalidate,       // not second_stage: INVLPG or INVPCID; `invalidation`
+  kNestedPaging,     // `nested_paging` is another, or `TakeNestedInvalidation` has something
 };
 
 struct Exit {
@@ -150,6 +157,18 @@ class Processor {
 
   // What the guest's time-stamp counter is ahead of the host's monotonic clock, in nanoseconds.
   virtual void SetTscOffset(std::uint64_t offset) = 0;
+
+  // Nested paging: how the physical addresses of the guest that runs are translated, while it is
+  // the guest of a guest and has physical addresses of its own; else null. Tables given by then
+  // translate those addresses; `MeetNestedFault` tells the processor what the nested tables refuse.
+  virtual const NestedPaging* nested_paging() const { return nullptr; }
+  // What translations of nested tables must not be used any more, since the last call.
+  virtual std::optional<NestedInvalidation> TakeNestedInvalidation() { return std::nullopt; }
+  // Behind a kTableFault exit.
+  virtual void MeetNestedFault(const NestedFault&) {}
+  // If NestedPaging::logs_dirty, before D is set in the leaf that maps `address`: false if it must
+  // not be, which is a NestedFault with `log_full`.
+  virtual bool LogNestedDirty(Gpa) { return true; }
 
   // Makes Run return soon. Any thread.
   virtual void RequestExit() = 0;

@@ -11,6 +11,7 @@ export module pagesaw.core.shadow_mmu;
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.memory_attribute;
+import pagesaw.core.nested_paging;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
@@ -36,6 +37,8 @@ struct ShadowRole {
   bool long_mode = false;           // entries of 4- and 5-level paging; false: of PAE paging
   bool large_off = false;           // 4-byte entries without CR4.PSE
   std::uint8_t protection_key = 0;  // direct only: of the guest's large page
+  // What tables of a guest's hypervisor look like: 0 is those of linear addresses.
+  std::uint8_t nested_format = 0;
 
   constexpr bool operator==(const ShadowRole&) const = default;
 };
@@ -75,6 +78,7 @@ struct FaultResolution {
   Gpa gpa = {};                // what the faulting address is in guest physical space
   Hpa host = {};               // kWriteProtected only: the memory that the guest wants to access
   WalkFault guest_fault = {};  // kGuestFault only
+  bool log_full = false;       // kGuestFault: not refused, but D could not be logged
   // kAttributeViolation: what was refused. With any other outcome: what an attribute refuses but
   // lets go on, to be noted.
   std::optional<AttributeViolation> violation = {};
@@ -153,6 +157,11 @@ class ShadowMmu {
   // obsolete; what was invalidated is not found under the next one.
   virtual void PagingChanged(const PagingState&, const Invalidation&) {}
   virtual void Invalidate(const Invalidation&) {}
+
+  // Where they translate the physical addresses of a guest's guest: a guest that is translated by
+  // `nested` runs next, or nested tables were invalidated. Both may make the root obsolete.
+  virtual void NestedPagingChanged(const NestedPaging&) {}
+  virtual void InvalidateNested(const NestedInvalidation&) {}
 
   // `bytes` bytes of guest memory from `gpa` may have been changed by other means than SPTEs that
   // grant writing. Any thread.

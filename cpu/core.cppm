@@ -11,6 +11,7 @@ export module pagesaw.cpu.core;
 
 export import pagesaw.core.cpu_state;
 export import pagesaw.core.guest_mode;
+export import pagesaw.core.nested_paging;
 export import pagesaw.core.page_format;
 export import pagesaw.core.processor;
 export import pagesaw.cpu.breakpoints;
@@ -200,8 +201,10 @@ struct GuestMode {
   std::uint32_t exceptions = 0;  // likewise
   GuestInterrupts interrupts;
   std::uint64_t tsc_offset = 0;
-  InterceptedEvent met;   // with Stop::kLeave
-  bool switched = false;  // the state has been exchanged by the instruction at hand
+  InterceptedEvent met;                // with Stop::kLeave
+  bool switched = false;               // the state has been exchanged by the instruction at hand
+  std::optional<NestedPaging> nested;  // nothing unless active
+  std::optional<NestedInvalidation> nested_invalidation;  // the outside is to be told of it
 };
 
 struct Core {

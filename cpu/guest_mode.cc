@@ -11,6 +11,15 @@ import pagesaw.cpu.core_state;
 import pagesaw.cpu.intercept;
 
 namespace pagesaw::cpu {
+namespace {
+
+// The outside gives other tables before anything more is executed.
+void TellOfNestedPaging(Core& core) {
+  core.replay.Clear();
+  core.LeaveWith(ExitReason::kNestedPaging);
+}
+
+}  // namespace
 
 CpuState CoreHost::State() const { return StateOf(core_); }
 
@@ -35,7 +44,8 @@ RegisterLimits CoreHost::limits() const {
           .cr4 = AllowedCr4(model),
           .efer = AllowedEfer(model),
           .physical_bits = model.physical_bits(),
-          .linear_bits = model.linear_bits()};
+          .linear_bits = model.linear_bits(),
+          .paging = core_.paging.features};
 }
 
 void CoreHost::EnterGuestMode(const GuestEntry& entry) {
@@ -43,6 +53,8 @@ void CoreHost::EnterGuestMode(const GuestEntry& entry) {
   core_.guest.intercepts = entry.intercepts;
   core_.guest.exceptions = entry.exceptions;
   core_.guest.tsc_offset = entry.tsc_offset;
+  core_.guest.nested = entry.nested;
+  if (entry.nested) TellOfNestedPaging(core_);
 }
 
 void CoreHost::LeaveGuestMode() {
@@ -50,6 +62,9 @@ void CoreHost::LeaveGuestMode() {
   core_.guest.intercepts = {};
   core_.guest.exceptions = 0;
   core_.guest.tsc_offset = 0;
+  if (!core_.guest.nested) return;
+  core_.guest.nested.reset();
+  TellOfNestedPaging(core_);
 }
 
 void CoreHost::Deliver(const DeliveredEvent& event) {
@@ -72,6 +87,13 @@ bool CoreHost::LeaveFor(const InterceptedEvent& event) {
 }
 
 void CoreHost::FlushTranslations() { PagingChanged(core_, Invalidation::Scope::kEverything); }
+
+// Two of different scope, before the outside has heard of the first, are as good as everything.
+void CoreHost::InvalidateNested(const NestedInvalidation& invalidation) {
+  std::optional<NestedInvalidation>& told = core_.guest.nested_invalidation;
+  told = !told || *told == invalidation ? invalidation : NestedInvalidation{};
+  TellOfNestedPaging(core_);
+}
 
 std::byte* CoreHost::Memory(Gpa gpa, std::uint64_t bytes) {
   return memory_ == nullptr ? nullptr : HostRange(*memory_, gpa, bytes, false);

@@ -31,6 +31,7 @@ class CoreHost final : public VirtHost {
   bool RaiseGeneralProtection() override { return core_.Raise(kGp, 0); }
   bool LeaveFor(const InterceptedEvent& event) override;
   void FlushTranslations() override;
+  void InvalidateNested(const NestedInvalidation& invalidation) override;
   std::byte* Memory(Gpa gpa, std::uint64_t bytes) override;
   void Wrote(Gpa gpa) override;
 

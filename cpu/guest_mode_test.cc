@@ -10,7 +10,9 @@
 #include <variant>
 #include <vector>
 
+import pagesaw.core.address;
 import pagesaw.core.guest_mode;
+import pagesaw.core.nested_paging;
 import pagesaw.core.page_format;
 import pagesaw.core.paging_state;
 import pagesaw.core.virt_extension;
@@ -32,14 +34,23 @@ class ProbeUnit final : public VirtUnit {
     for (unsigned i = 0; i < static_cast<unsigned>(Intercept::kCount); ++i) {
       entry.intercepts.Add(static_cast<Intercept>(i));
     }
+    entry.nested = nested;
     host.interrupts() = interrupts;
+    if (invalidated) host.InvalidateNested(*invalidated);
     host.EnterGuestMode(entry);
     if (injected) host.Deliver(*injected);
     return true;
   }
   bool Leaves(VirtHost&, const InterceptedEvent&) override { return leaves; }
+  void MeetNestedFault(VirtHost& host, const NestedFault& fault) override {
+    nested_fault = fault;
+    GoBehind(host);
+  }
   void Leave(VirtHost& host, const InterceptedEvent& event) override {
     met = event;
+    GoBehind(host);
+  }
+  void GoBehind(VirtHost& host) {
     delivered = host.TakeDelivered();
     CpuState state = host.State();
     guest_rip = state.rip;
@@ -55,9 +66,12 @@ class ProbeUnit final : public VirtUnit {
 
   GuestInterrupts interrupts;
   std::optional<DeliveredEvent> injected;
+  std::optional<NestedPaging> nested;
+  std::optional<NestedInvalidation> invalidated;
   bool leaves = true;
 
   std::optional<InterceptedEvent> met;
+  std::optional<NestedFault> nested_fault;
   std::optional<DeliveredEvent> delivered;
   std::uint64_t guest_rip = 0;
 };
@@ -235,6 +249,44 @@ TEST_F(GuestModeTest, ClosedInterruptsWait) {
   EXPECT_FALSE(machine_.processor().CanTakeInterrupt());
   EXPECT_FALSE(machine_.processor().CanTakeNmi());
   EXPECT_FALSE(machine_.processor().CanTakeInit());
+}
+
+TEST_F(GuestModeTest, NestedPagingIsToldBeforeTheGuestRuns) {
+  unit().nested = NestedPaging{.root = Gpa(0x5000)};
+  unit().invalidated = NestedInvalidation{.root = Gpa(0x6000)};
+  SoftwareProcessor& processor = machine_.processor();
+  const Exit exit = machine_.RunCode(Bytes{0x0f, 0x01, 0xdc, 0x90, 0xf4});
+  EXPECT_EQ(exit.reason, ExitReason::kNestedPaging);
+  EXPECT_EQ(State().rip, kGuest);
+  ASSERT_NE(processor.nested_paging(), nullptr);
+  EXPECT_EQ(processor.nested_paging()->root, Gpa(0x5000));
+  EXPECT_EQ(processor.TakeNestedInvalidation(), unit().invalidated);
+  EXPECT_FALSE(processor.TakeNestedInvalidation());
+}
+
+TEST_F(GuestModeTest, ANestedFaultGoesToTheUnitWithTheEventThatMetIt) {
+  unit().nested = NestedPaging{};
+  unit().injected = DeliveredEvent{.vector = 0x40};
+  SoftwareProcessor& processor = machine_.processor();
+  machine_.Write(ProbeUnit::kBehind, Bytes{0xf4});
+  machine_.Spte(0) = 0;  // the IDT
+  ASSERT_EQ(machine_.RunCode(Bytes{0x0f, 0x01, 0xdc, 0x90, 0xf4}).reason,
+            ExitReason::kNestedPaging);
+  ASSERT_EQ(processor.Run(1000).reason, ExitReason::kTableFault);
+  processor.MeetNestedFault({.address = Gpa(0x400), .linear = Gva(0x400)});
+  ASSERT_TRUE(unit().nested_fault);
+  EXPECT_EQ(unit().nested_fault->address, Gpa(0x400));
+  ASSERT_TRUE(unit().delivered);
+  EXPECT_EQ(unit().delivered->vector, 0x40);
+  EXPECT_EQ(unit().guest_rip, kGuest);
+  EXPECT_EQ(processor.nested_paging(), nullptr);
+  // Both that paging has changed and that nesting has ended may be told first.
+  Exit exit = processor.Run(1000);
+  EXPECT_NE(exit.reason, ExitReason::kHalt);
+  while (exit.reason == ExitReason::kPagingChanged || exit.reason == ExitReason::kNestedPaging) {
+    exit = processor.Run(1000);
+  }
+  EXPECT_EQ(exit.reason, ExitReason::kHalt);
 }
 
 TEST_F(GuestModeTest, ExtensionsAreUndefinedWhereThereIsNone) {

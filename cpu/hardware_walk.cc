@@ -76,6 +76,11 @@ class ThroughSecondStage {
   TableEntry Find(OutputAddress at) {
     const Access access = Access::Read(Privilege::kUser);
     Translation found;
+    if (core_.tables.tables_are_written) {
+      if (Translate(at, Access::Write(Privilege::kUser), found)) return EntryAt(found);
+      // Where no memory is there is nothing to write, and the question is another.
+      if (!fault_.malformed && !MayUpdate(at)) return {.refusal = WalkFault::Kind::kSecondStage};
+    }
     if (!Translate(at, access, found)) {
       // Where no memory is, the entry is whatever a device or the empty bus answers.
       fault_.bus = {.kind = BusAccess::Kind::kMmioRead,
@@ -86,17 +91,16 @@ class ThroughSecondStage {
       answered_entry_ = answer->value;
       return {.host = reinterpret_cast<std::byte*>(&answered_entry_)};
     }
-    return {.host = reinterpret_cast<std::byte*>(found.output.bits())};
+    return EntryAt(found);
   }
 
   EntryUpdate PrepareUpdate(OutputAddress at) {
     const Access access = Access::Write(Privilege::kUser);
     Translation found;
     if (Translate(at, access, found)) return EntryUpdate::kAllowed;
-    // An entry in memory that cannot be written stays as it is: the outside answers without a
-    // write.
-    fault_.bus = {.kind = BusAccess::Kind::kMmioWrite, .address = at.bits()};
-    return core_.replay.Take(fault_.bus) != nullptr ? EntryUpdate::kSkipped : EntryUpdate::kRefused;
+    const BusAccess* answer = MayUpdate(at);
+    if (answer == nullptr) return EntryUpdate::kRefused;
+    return answer->value != 0 ? EntryUpdate::kAllowed : EntryUpdate::kSkipped;
   }
 
   bool Finish(Translation& translation, Access access) {
@@ -131,6 +135,17 @@ class ThroughSecondStage {
     privilege_ = user ? Privilege::kUser : Privilege::kSupervisor;
     if (access.is_fetch()) return Access::Fetch(privilege_);
     return access.is_write() ? Access::Write(privilege_) : Access::Read(privilege_);
+  }
+
+  static TableEntry EntryAt(const Translation& found) {
+    return {.host = reinterpret_cast<std::byte*>(found.output.bits())};
+  }
+
+  // What the outside says to setting A or D in the entry at `at`, which the tables refuse; null,
+  // and `fault_` asks, if it has not been asked.
+  const BusAccess* MayUpdate(OutputAddress at) {
+    fault_.bus = {.kind = BusAccess::Kind::kMmioWrite, .address = at.bits()};
+    return core_.replay.Take(fault_.bus);
   }
 
   // On refusal `fault_` says why, as that of a table access.

@@ -68,6 +68,25 @@ class TwoStages : public testing::Test {
   PageFormat format_;
 };
 
+// Where table accesses count as writes, the page of a table that may only be read is refused.
+TEST_F(TwoStages, TablesThatCountAsWrittenMustBeWritable) {
+  test_.core().tables.tables_are_written = true;
+  EXPECT_TRUE(Read());
+  test_.Spte(0x82000) &= ~kW;
+  test_.core().second_stage_tlb.Flush();
+  test_.core().FlushTranslations();
+  EXPECT_FALSE(Read());
+  const TableFault& fault = test_.core().exit.fault;
+  EXPECT_EQ(test_.core().exit.reason, ExitReason::kTableFault);
+  EXPECT_EQ(fault.stage, Stage::kTable);
+  EXPECT_TRUE(fault.access.is_write());
+  EXPECT_EQ(fault.address.bits(), 0x82000u);
+  // The outside may say that the entry is to be read all the same.
+  test_.core().replay.Add(fault.bus);
+  test_.core().replay.Rewind();
+  EXPECT_TRUE(Read());
+}
+
 TEST_F(TwoStages, WriteDisableRefusesWritesBehindACachedRead) {
   SetLeaf(kPage | kAll | Key(2));
   Enable(kCr4Pke);

@@ -48,7 +48,7 @@ Pending PendingOf(const Event& event, std::uint64_t rip) {
 // hears of, and waiting.
 bool LeavesBehind(ExitReason reason) {
   return reason == ExitReason::kPagingChanged || reason == ExitReason::kInvalidate ||
-         reason == ExitReason::kRequested;
+         reason == ExitReason::kNestedPaging || reason == ExitReason::kRequested;
 }
 
 std::uint64_t LinearRip(const Core& core) {
@@ -214,15 +214,36 @@ bool SoftwareProcessor::TakeVirtualInterrupt() {
 
 // Nothing of the guest is on its way any more. TF in the flags loaded makes a trap behind the
 // instruction that entered guest mode.
-bool SoftwareProcessor::LeaveGuestMode(const InterceptedEvent& event) {
+template <typename Leave>
+bool SoftwareProcessor::LeaveGuestModeBy(Leave leave) {
   Core& core = *core_;
   core.stop = Stop::kNone;
   core.exit = Exit{};
   core.activity = Activity::kActive;
-  core.unit->Leave(unit_host_, event);
+  leave();
   core.delivering.reset();
-  if ((core.rflags & kFlagTf) != 0) TellDebugCauses(kDr6Bs);
+  if (!core.guest.active && (core.rflags & kFlagTf) != 0) TellDebugCauses(kDr6Bs);
   return LeavesBehindSwitch();
+}
+
+bool SoftwareProcessor::LeaveGuestMode(const InterceptedEvent& event) {
+  return LeaveGuestModeBy([&] { core_->unit->Leave(unit_host_, event); });
+}
+
+// What met it has not happened. If it was the delivery of an event, that waits as `pending`.
+void SoftwareProcessor::MeetNestedFault(const NestedFault& fault) {
+  Core& core = *core_;
+  core.delivering = std::exchange(core.pending, std::nullopt);
+  core.replay.Clear();
+  exits_now_ = LeaveGuestModeBy([&] { core.unit->MeetNestedFault(unit_host_, fault); });
+}
+
+bool SoftwareProcessor::LogNestedDirty(Gpa address) {
+  return core_->unit->LogDirty(unit_host_, address);
+}
+
+std::optional<NestedInvalidation> SoftwareProcessor::TakeNestedInvalidation() {
+  return std::exchange(core_->guest.nested_invalidation, std::nullopt);
 }
 
 // The tables that translate may have to be others now, and memory was written.

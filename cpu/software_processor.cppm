@@ -50,6 +50,12 @@ class SoftwareProcessor final : public Processor {
   void FlushTlb() override;
   void FlushContents() override;
   void SetTscOffset(std::uint64_t offset) override;
+  const NestedPaging* nested_paging() const override {
+    return core_->guest.nested ? &*core_->guest.nested : nullptr;
+  }
+  std::optional<NestedInvalidation> TakeNestedInvalidation() override;
+  void MeetNestedFault(const NestedFault& fault) override;
+  bool LogNestedDirty(Gpa address) override;
   void RequestExit() override;
   PagingState paging_snapshot() const override;
   // What siblings of this processor are to share with it.
@@ -77,6 +83,9 @@ class SoftwareProcessor final : public Processor {
   void TellDebugCauses(std::uint64_t more);
   // Takes what the guest alone has pending. True: Run returns `core_->exit`.
   bool TakeVirtualInterrupt();
+  // Has `leave` leave guest mode, or deliver something in it. True: Run returns `core_->exit`.
+  template <typename Leave>
+  bool LeaveGuestModeBy(Leave leave);
   // Leaves guest mode for `event`. True: Run returns `core_->exit`.
   bool LeaveGuestMode(const InterceptedEvent& event);
   bool LeavesBehindSwitch();

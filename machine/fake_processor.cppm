@@ -5,12 +5,14 @@ module;
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 export module pagesaw.machine.fake_processor;
 
 import pagesaw.core.address;
 import pagesaw.core.cpu_state;
+import pagesaw.core.nested_paging;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 
@@ -51,6 +53,11 @@ class FakeProcessor final : public Processor {
   void FlushTlb() override { ++flushes; }
   void FlushContents() override { ++flushes; }
   void SetTscOffset(std::uint64_t offset) override { tsc_offset = offset; }
+  const NestedPaging* nested_paging() const override { return nested ? &*nested : nullptr; }
+  std::optional<NestedInvalidation> TakeNestedInvalidation() override {
+    return std::exchange(nested_invalidation, std::nullopt);
+  }
+  void MeetNestedFault(const NestedFault& fault) override { nested_faults.push_back(fault); }
   void RequestExit() override { exit_requested = true; }
   PagingState paging_snapshot() const override {
     return {.cr0 = state.cr0, .cr3 = state.cr3, .cr4 = state.cr4, .efer = state.efer};
@@ -67,6 +74,9 @@ class FakeProcessor final : public Processor {
   TranslationTables tables;
   unsigned tables_set = 0;
   std::uint64_t tsc_offset = 0;
+  std::optional<NestedPaging> nested;
+  std::optional<NestedInvalidation> nested_invalidation;
+  std::vector<NestedFault> nested_faults;
   std::atomic<unsigned> runs{0};
   std::atomic<unsigned> flushes{0};
   std::atomic<bool> exit_requested{false};

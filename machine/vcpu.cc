@@ -29,7 +29,7 @@ void CountOne(std::atomic<std::uint64_t>& counter) {
 // Unless the fault turns out to be a device's.
 bool IsForMmu(ExitReason reason) {
   return reason == ExitReason::kTableFault || reason == ExitReason::kPagingChanged ||
-         reason == ExitReason::kInvalidate;
+         reason == ExitReason::kInvalidate || reason == ExitReason::kNestedPaging;
 }
 
 bool IsMmio(const BusAccess& access) {
@@ -45,13 +45,34 @@ MmuFault MmuFaultOf(const TableFault& fault) {
           .linear = fault.linear};
 }
 
+// What `found`, met by a walk of nested tables for `fault`, is to the hypervisor.
+NestedFault NestedFaultOf(const TableFault& fault, const FaultResolution& resolution) {
+  using Kind = WalkFault::Kind;
+  const WalkFault& found = resolution.guest_fault;
+  const bool malformed = found.kind == Kind::kMalformed;
+  const bool present = malformed || found.kind == Kind::kRights;
+  return {.address = Gpa(fault.address.bits()),
+          .access = fault.access,
+          .stage = fault.stage,
+          .present = present,
+          .malformed = malformed,
+          .log_full = resolution.log_full,
+          .rights = present ? found.rights : Rights(),
+          .linear = fault.linear,
+          .linear_valid = fault.linear_valid,
+          .guest_rights = fault.guest_rights};
+}
+
 }  // namespace
 
 Vcpu::Vcpu(const VcpuEnvironment& environment, std::unique_ptr<Processor> processor,
-           std::unique_ptr<ShadowMmu> root_mmu, LocalApic& apic, MsrFile& msrs)
+           std::unique_ptr<ShadowMmu> root_mmu, std::unique_ptr<ShadowMmu> guest_mmu,
+           LocalApic& apic, MsrFile& msrs)
     : environment_(environment),
       processor_(std::move(processor)),
       root_mmu_(std::move(root_mmu)),
+      guest_mmu_(std::move(guest_mmu)),
+      active_mmu_(root_mmu_.get()),
       apic_(apic),
       msrs_(msrs),
       waits_for_start_up_(apic.id() != 0) {}
@@ -244,12 +265,14 @@ Exit Vcpu::RunGuest(std::uint64_t budget) {
 // shadow MMU needs to make them.
 void Vcpu::EnterGuest() {
   for (;;) {
-    if (!tables_set_ || root_mmu_->roots_obsolete()) {
-      const ShadowRoot root = root_mmu_->Root();
-      processor_->SetTables({.format = &root_mmu_->format(),
-                             .root = root.table,
-                             .level = root.level,
-                             .second_stage = environment_.tdp});
+    if (!tables_set_ || active_mmu_->roots_obsolete()) {
+      const ShadowRoot root = active_mmu_->Root();
+      processor_->SetTables(
+          {.format = &active_mmu_->format(),
+           .root = root.table,
+           .level = root.level,
+           .second_stage = environment_.tdp || nested(),
+           .tables_are_written = nested() && processor_->nested_paging()->tables_are_written});
       tables_set_ = true;
     }
     // From here on a flush waits for this vCPU to leave; one asked for before is done now.
@@ -258,7 +281,7 @@ void Vcpu::EnterGuest() {
     if (contents_flush_requested_.load() && contents_flush_requested_.exchange(false)) {
       processor_->FlushContents();
     }
-    if (!root_mmu_->roots_obsolete()) return;
+    if (!active_mmu_->roots_obsolete()) return;
     LeaveGuest();
   }
 }
@@ -301,7 +324,7 @@ std::optional<VmExit> Vcpu::Handle(const Exit& exit) {
     case ExitReason::kBus: {
       CountOne(exits_bus_);
       BusAccess access = exit.bus;
-      if (!environment_.tdp && access.kind == BusAccess::Kind::kMmioRead) {
+      if (!environment_.tdp && !nested() && access.kind == BusAccess::Kind::kMmioRead) {
         return HandlePdpteRead(access);
       }
       Dispatch(access);
@@ -321,12 +344,40 @@ std::optional<VmExit> Vcpu::Handle(const Exit& exit) {
     case ExitReason::kInvalidate:
       root_mmu_->Invalidate(exit.invalidation);
       return std::nullopt;
+    case ExitReason::kNestedPaging:
+      HandleNestedPaging(exit.invalidation);
+      return std::nullopt;
   }
   return std::nullopt;
 }
 
+// The one that the processor's tables are to come from now.
+void Vcpu::ChooseMmu() {
+  ShadowMmu* const chosen = processor_->nested_paging() != nullptr ? guest_mmu_.get() : nullptr;
+  active_mmu_ = chosen != nullptr ? chosen : root_mmu_.get();
+}
+
+void Vcpu::HandleNestedPaging(const Invalidation& invalidation) {
+  const bool was_nested = nested();
+  ChooseMmu();
+  if (const std::optional<NestedInvalidation> gone = processor_->TakeNestedInvalidation();
+      gone && guest_mmu_ != nullptr) {
+    guest_mmu_->InvalidateNested(*gone);
+  }
+  if (nested()) {
+    environment_.mmu->SetNestedPaging(apic_.id(), *processor_->nested_paging());
+    guest_mmu_->NestedPagingChanged(*processor_->nested_paging());
+  } else if (was_nested) {
+    HandlePagingChange(invalidation);
+  }
+  tables_set_ = false;
+}
+
 void Vcpu::HandlePagingChange(const Invalidation& invalidation) {
-  if (environment_.tdp) return;
+  const ShadowMmu* const before = active_mmu_;
+  ChooseMmu();
+  if (active_mmu_ != before) tables_set_ = false;
+  if (environment_.tdp || nested()) return;
   const PagingState state = processor_->paging_snapshot();
   environment_.mmu->SetPagingState(apic_.id(), state);
   root_mmu_->PagingChanged(state, invalidation);
@@ -335,10 +386,10 @@ void Vcpu::HandlePagingChange(const Invalidation& invalidation) {
 
 std::optional<VmExit> Vcpu::HandleFault(const TableFault& fault) {
   // Protection-key registers change without an exit.
-  if (!environment_.tdp) {
+  if (!environment_.tdp && !nested()) {
     environment_.mmu->SetPagingState(apic_.id(), processor_->paging_snapshot());
   }
-  const FaultResolution resolution = root_mmu_->HandleFault(MmuFaultOf(fault));
+  const FaultResolution resolution = active_mmu_->HandleFault(MmuFaultOf(fault));
   if (resolution.violation) NoteViolation(*resolution.violation, fault);
   switch (resolution.outcome) {
     case FaultOutcome::kFixed:
@@ -346,6 +397,10 @@ std::optional<VmExit> Vcpu::HandleFault(const TableFault& fault) {
     case FaultOutcome::kRetry:
       return NoteFruitless(fault);
     case FaultOutcome::kGuestFault:
+      if (nested()) {
+        processor_->MeetNestedFault(NestedFaultOf(fault, resolution));
+        return std::nullopt;
+      }
       processor_->Inject({.kind = Event::Kind::kException,
                           .vector = 14,
                           .has_error_code = true,
@@ -422,7 +477,13 @@ std::optional<VmExit> Vcpu::HandlePdpteRead(BusAccess access) {
 // hears of it before anything else is executed.
 std::optional<VmExit> Vcpu::HandleProtectedWrite(const TableFault& fault,
                                                  const FaultResolution& resolution) {
-  processor_->LendPage(fault.linear, resolution.host);
+  if (fault.stage == Stage::kTable) {
+    BusAccess access = fault.bus;
+    access.value = 1;
+    processor_->CompleteBus(access);
+  } else {
+    processor_->LendPage(fault.linear, resolution.host);
+  }
   if (lent_count_ == lent_pages_.size()) {
     std::move(lent_pages_.begin() + 1, lent_pages_.end(), lent_pages_.begin());
     --lent_count_;

@@ -16,6 +16,8 @@ import pagesaw.core.address;
 import pagesaw.core.cpu_state;
 import pagesaw.core.guest_memory;
 import pagesaw.core.memory_attribute;
+import pagesaw.core.nested_paging;
+import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
@@ -59,8 +61,10 @@ class Vcpu {
   // A fault of one page repeated this often without an instruction done is a bug, not a guest.
   static constexpr unsigned kMaxFruitlessFaults = 1'000;
 
+  // `guest_mmu` is null if the processor offers no nested paging.
   Vcpu(const VcpuEnvironment& environment, std::unique_ptr<Processor> processor,
-       std::unique_ptr<ShadowMmu> root_mmu, LocalApic& apic, MsrFile& msrs);
+       std::unique_ptr<ShadowMmu> root_mmu, std::unique_ptr<ShadowMmu> guest_mmu, LocalApic& apic,
+       MsrFile& msrs);
 
   // One turn of the loop: delivers what is due, runs the guest until an exit that concerns more
   // than the shadow MMU or for a slice of time, handles it. While the guest halts, waits instead:
@@ -93,6 +97,7 @@ class Vcpu {
   Processor& processor() { return *processor_; }
   const Processor& processor() const { return *processor_; }
   const ShadowMmu& root_mmu() const { return *root_mmu_; }
+  const ShadowMmu* guest_mmu() const { return guest_mmu_.get(); }
   VcpuStatistics statistics() const;
 
  private:
@@ -121,6 +126,9 @@ class Vcpu {
   void NoteViolation(const AttributeViolation& violation, const TableFault& fault);
   void Refuse(const AttributeViolation& violation, const TableFault& fault);
   void HandlePagingChange(const Invalidation& invalidation);
+  void HandleNestedPaging(const Invalidation& invalidation);
+  void ChooseMmu();
+  bool nested() const { return active_mmu_ != root_mmu_.get(); }
   Ending HandleProtectedWrite(const TableFault& fault, const FaultResolution& resolution);
   void TellOfProtectedWrites();
   bool ReadMemory(BusAccess& access) const;
@@ -134,6 +142,8 @@ class Vcpu {
   const VcpuEnvironment environment_;
   const std::unique_ptr<Processor> processor_;
   const std::unique_ptr<ShadowMmu> root_mmu_;
+  const std::unique_ptr<ShadowMmu> guest_mmu_;
+  ShadowMmu* active_mmu_;  // whose tables the processor runs on
   LocalApic& apic_;
   MsrFile& msrs_;
 

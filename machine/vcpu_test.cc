@@ -1,4 +1,6 @@
+#include <absl/status/status.h>
 #include <gtest/gtest.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -13,8 +15,12 @@
 import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.cpu_state;
+import pagesaw.core.guest_memory;
+import pagesaw.core.memory_attribute;
+import pagesaw.core.nested_paging;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
+import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
 import pagesaw.machine.apic_bus;
@@ -28,6 +34,8 @@ import pagesaw.machine.test_support;
 import pagesaw.machine.vcpu;
 import pagesaw.machine.vm_exit;
 import pagesaw.machine.vm_parts;
+import pagesaw.mmu.dirty_log;
+import pagesaw.mmu.memory_attributes;
 
 namespace pagesaw {
 namespace {
@@ -62,12 +70,38 @@ class FakeMmu final : public ShadowMmu {
   WalkResult Inspect(InputAddress, Access, WalkTrace*) const override { return WalkFault{}; }
   std::vector<RootInfo> Roots() const override { return {}; }
 
+  void NestedPagingChanged(const NestedPaging& nested) override { walked.push_back(nested.root); }
+  void InvalidateNested(const NestedInvalidation& gone) override { invalidated.push_back(gone); }
+
   FaultResolution answer;
   std::vector<MmuFault> faults;
+  std::vector<Gpa> walked;
+  std::vector<NestedInvalidation> invalidated;
 
  private:
   PageFormat format_;
   FakeWalker walker_;
+};
+
+class FakeVmMmu final : public VmMmu {
+ public:
+  std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned) override { return nullptr; }
+  void SetPagingState(unsigned, const PagingState&) override {}
+  std::unique_ptr<PageWalker> MakeCpuWalker(const PagingState&) const override { return nullptr; }
+  void MemoryWritten(Gpa, std::uint64_t) override {}
+  void ZapFrames(Gfn, std::uint64_t) override {}
+  bool KeepsDirtyBits() const override { return false; }
+  bool StartDirtyLog(const MemorySlot&, DirtyLogMethod) override { return false; }
+  void StopDirtyLog(std::uint32_t) override {}
+  std::optional<std::vector<std::uint64_t>> TakeDirtyLog(std::uint32_t) override { return {}; }
+  std::uint64_t TestAndClearYoung(Gfn, std::uint64_t) override { return 0; }
+  std::vector<ShadowPageInfo> ShadowPages(std::uint64_t, unsigned) const override { return {}; }
+  MmuStatistics Statistics() const override { return {}; }
+  const MemoryAttributes& attributes() const override { return attributes_; }
+  absl::Status SetAttribute(Gfn, std::uint64_t, const MemoryAttribute&) override { return {}; }
+
+ private:
+  MemoryAttributes attributes_;
 };
 
 class VcpuTest : public testing::Test {
@@ -78,9 +112,12 @@ class VcpuTest : public testing::Test {
     auto mmu = std::make_unique<FakeMmu>();
     processor_ = processor.get();
     mmu_ = mmu.get();
+    auto guest_mmu = std::make_unique<FakeMmu>();
+    guest_mmu_ = guest_mmu.get();
     vcpu_ = std::make_unique<Vcpu>(
-        VcpuEnvironment{.clock = &clock_, .bus = &bus_, .pic = &pic_, .apic_bus = &apic_bus_},
-        std::move(processor), std::move(mmu), apic_, msrs_);
+        VcpuEnvironment{
+            .clock = &clock_, .bus = &bus_, .pic = &pic_, .apic_bus = &apic_bus_, .mmu = &vm_mmu_},
+        std::move(processor), std::move(mmu), std::move(guest_mmu), apic_, msrs_);
     apic_bus_.Attach(apic_);
     apic_.WriteMmio(0xf0, 0x1ff);
     processor_->state.rflags |= kFlagIf;
@@ -97,6 +134,7 @@ class VcpuTest : public testing::Test {
   }
 
   FakeClock clock_;
+  FakeVmMmu vm_mmu_;
   Bus bus_;
   ApicBus apic_bus_;
   Pic pic_{[](bool) {}};
@@ -108,6 +146,7 @@ class VcpuTest : public testing::Test {
     return Exit{};
   };
   FakeProcessor* processor_ = nullptr;
+  FakeMmu* guest_mmu_ = nullptr;
   FakeMmu* mmu_ = nullptr;
   std::unique_ptr<Vcpu> vcpu_;
 };
@@ -376,6 +415,59 @@ TEST_F(VcpuTest, FlushWaitsUntilTheGuestIsLeft) {
   runner.join();
 }
 
+TEST_F(VcpuTest, NestedPagingRunsOnTheGuestMmu) {
+  NestedPaging nested = {.root = Gpa(0x5000), .tables_are_written = true};
+  unsigned step = 0;
+  program_ = [&](FakeProcessor& p, std::uint64_t) -> Exit {
+    switch (step++) {
+      case 0:
+        EXPECT_FALSE(p.tables.tables_are_written);
+        p.nested = nested;
+        p.nested_invalidation = NestedInvalidation{.root = Gpa(0x6000)};
+        return {.reason = ExitReason::kNestedPaging};
+      case 1:
+        EXPECT_TRUE(p.tables.second_stage);
+        EXPECT_TRUE(p.tables.tables_are_written);
+        EXPECT_EQ(p.tables.format, &guest_mmu_->format());
+        return Fault(0x1000, Access::Write(Privilege::kUser));
+      case 2:
+        EXPECT_EQ(p.nested_faults.size(), 1u);
+        p.nested.reset();
+        return {.reason = ExitReason::kNestedPaging};
+      default:
+        EXPECT_EQ(p.tables.format, &mmu_->format());
+        return {.reason = ExitReason::kRequested};
+    }
+  };
+  guest_mmu_->answer = {
+      .outcome = FaultOutcome::kGuestFault,
+      .guest_fault = {.kind = WalkFault::Kind::kRights, .rights = Rights(Rights::kRead)}};
+  EXPECT_FALSE(vcpu_->Step(0).has_value());
+  EXPECT_EQ(guest_mmu_->walked, std::vector{Gpa(0x5000)});
+  EXPECT_EQ(guest_mmu_->invalidated, std::vector{NestedInvalidation{.root = Gpa(0x6000)}});
+  EXPECT_TRUE(mmu_->faults.empty());
+  ASSERT_EQ(processor_->nested_faults.size(), 1u);
+  const NestedFault& told = processor_->nested_faults[0];
+  EXPECT_EQ(told.address, Gpa(0x1000));
+  EXPECT_TRUE(told.access.is_write());
+  EXPECT_TRUE(told.present);
+  EXPECT_FALSE(told.malformed);
+  EXPECT_EQ(told.rights, Rights(Rights::kRead));
+}
+
+// A and D of a guest's own tables: there is no linear address to lend a page for.
+TEST_F(VcpuTest, ATableThatIsWatchedMayBeWrittenByItsWalk) {
+  Exit exit = Fault(0x1008, Access::Write(Privilege::kUser),
+                    {.kind = BusAccess::Kind::kMmioWrite, .address = 0x1008});
+  exit.fault.stage = Stage::kTable;
+  Exits(exit);
+  mmu_->answer.outcome = FaultOutcome::kWriteProtected;
+  EXPECT_FALSE(vcpu_->Step(0).has_value());
+  EXPECT_TRUE(processor_->lent.empty());
+  ASSERT_FALSE(processor_->answers.empty());
+  EXPECT_EQ(processor_->answers[0].value, 1u);
+}
+
 TEST(VcpuStartUp, ASecondProcessorWaitsForItsVector) {
   FakeClock clock;
   Bus bus;
@@ -386,7 +478,7 @@ TEST(VcpuStartUp, ASecondProcessorWaitsForItsVector) {
   auto made = std::make_unique<FakeProcessor>([](FakeProcessor&, std::uint64_t) { return Exit{}; });
   FakeProcessor& processor = *made;
   Vcpu vcpu({.clock = &clock, .bus = &bus, .pic = &pic}, std::move(made),
-            std::make_unique<FakeMmu>(), apic, msrs);
+            std::make_unique<FakeMmu>(), nullptr, apic, msrs);
   vcpu.Step(0);
   EXPECT_EQ(processor.runs, 0u);
   EXPECT_EQ(vcpu.GetState().activity, Activity::kWaitForSipi);

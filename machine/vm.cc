@@ -63,6 +63,14 @@ absl::StatusOr<const TdpFormat*> ChooseTdpFormat(const PluginRegistry& registry,
                    config.execute_split == ExecuteSplit::kOn ? " that split execute rights" : ""));
 }
 
+// Where execution can be split, it may have to be, as hypervisors in the VM ask.
+const TdpFormat* ChooseNestedFormat(const PluginRegistry& registry,
+                                    const VirtExtension& extension) {
+  if (extension.feature().empty()) return nullptr;
+  const TdpFormat* split = registry.TdpFormatOf(extension.vendor(), true);
+  return split != nullptr ? split : registry.TdpFormatOf(extension.vendor(), false);
+}
+
 }  // namespace
 
 struct Vm::Impl final : public TlbFlusher, public SystemControl, public MemoryUsers {
@@ -192,6 +200,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                               .flusher = this,
                               .tdp = config.tdp,
                               .tdp_format = tdp_format,
+                              .nested_format = ChooseNestedFormat(registry, **extension),
                               .accessed_dirty = config.spte_accessed_dirty,
                               .features = processors[0]->paging_snapshot().features,
                               .vcpu_count = config.cpu_count});
@@ -228,7 +237,8 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
             .attributes = &mmu->attributes(),
             .violated = [this](const Violation& violation) { NoteViolation(violation); },
             .deadline_changed = [this] { Wake(0); }},
-        std::move(processors[i]), std::move(root_mmu), board->apic(i), *msrs[i]));
+        std::move(processors[i]), std::move(root_mmu), mmu->MakeGuestMmu(i), board->apic(i),
+        *msrs[i]));
   }
   return absl::OkStatus();
 }

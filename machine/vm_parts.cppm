@@ -14,6 +14,7 @@ export module pagesaw.machine.vm_parts;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
 import pagesaw.core.memory_attribute;
+import pagesaw.core.nested_paging;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
@@ -46,6 +47,11 @@ class VmMmu {
 
   // The shadow MMU of a vCPU. The VmMmu outlives it.
   virtual std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) = 0;
+  // The shadow MMU that translates the physical addresses of a guest's guest, for hypervisors in
+  // the VM that have tables of their own for them; null if processors offer no nested paging.
+  virtual std::unique_ptr<ShadowMmu> MakeGuestMmu(unsigned) { return nullptr; }
+  // Tells the vCPU's `tdp_walk` what tables it walks. Its thread only.
+  virtual void SetNestedPaging(unsigned, const NestedPaging&) {}
   // Tells the vCPU's walker that the guest's paging state is now `state`. Its thread only.
   virtual void SetPagingState(unsigned vcpu, const PagingState& state) = 0;
   // A `cpu_walk` of its own for an inspector, initialised from `state`. Any thread.
@@ -87,6 +93,8 @@ struct MmuRequest {
   TlbFlusher* flusher = nullptr;          // outlives the VmMmu
   bool tdp = true;                        // false: the guest's own tables are shadowed
   const TdpFormat* tdp_format = nullptr;  // of the SPTEs if `tdp`
+  // Of the SPTEs that nested tables are shadowed by; null if processors offer no nested paging.
+  const TdpFormat* nested_format = nullptr;
   bool accessed_dirty = true;    // false: SPTEs keep no A and D; FailedPrecondition if they must
   PagingFeatures features = {};  // of the processors
   unsigned vcpu_count = 1;

@@ -9,6 +9,7 @@ export module pagesaw.plugins.svm.fake_host;
 export import pagesaw.core.address;
 export import pagesaw.core.cpu_state;
 export import pagesaw.core.guest_mode;
+export import pagesaw.core.nested_paging;
 
 export namespace pagesaw::svm {
 
@@ -45,6 +46,7 @@ class FakeHost final : public VirtHost {
     return false;
   }
   void FlushTranslations() override { ++flushes; }
+  void InvalidateNested(const NestedInvalidation& gone) override { invalidated.push_back(gone); }
   std::byte* Memory(Gpa gpa, std::uint64_t bytes) override {
     return gpa.bits() + bytes <= kMemoryBytes ? page() + gpa.bits() : nullptr;
   }
@@ -63,6 +65,7 @@ class FakeHost final : public VirtHost {
   std::optional<InterceptedEvent> left_for;
   bool undefined = false, general_protection = false;
   unsigned flushes = 0;
+  std::vector<NestedInvalidation> invalidated;
   std::vector<Gpa> written;
 
  private:
