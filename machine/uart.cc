@@ -1,7 +1,9 @@
 module;
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <string_view>
 module pagesaw.machine.uart;
@@ -19,8 +21,10 @@ constexpr std::uint8_t kIirNone = 0x01, kIirTransmitterEmpty = 0x02, kIirReceive
                        kIirFifos = 0xc0;
 constexpr std::uint8_t kFcrEnable = 0x01, kFcrClearReceiver = 0x02;
 constexpr std::uint8_t kLsrReceived = 0x01, kLsrTransmitterEmpty = 0x60;
-constexpr std::uint8_t kMcrOut2 = 0x08, kMcrLoop = 0x10;
+constexpr std::uint8_t kMcrRts = 0x02, kMcrOut2 = 0x08, kMcrLoop = 0x10;
 constexpr std::uint8_t kMsrCarrierCtsDsr = 0xb0;
+
+constexpr std::size_t kFifoBytes = 16;
 
 }  // namespace
 
@@ -32,8 +36,8 @@ Uart::Uart(std::uint16_t first_port, unsigned irq, InterruptSink& interrupts, Co
 
 bool Uart::Receive(std::string_view data) {
   const std::lock_guard lock(mutex_);
-  if (data.size() > kInputMaxBytes - input_.size()) return false;
-  for (const char c : data) input_.push_back(static_cast<std::uint8_t>(c));
+  if (data.size() > kInputMaxBytes - line_.size()) return false;
+  for (const char c : data) line_.push_back(static_cast<std::uint8_t>(c));
   UpdateInterrupt();
   return true;
 }
@@ -76,7 +80,7 @@ std::uint8_t Uart::ReadRegister(unsigned offset) {
     case kModemControl:
       return modem_control_;
     case kLineStatus:
-      return kLsrTransmitterEmpty | (input_.empty() ? 0 : kLsrReceived);
+      return kLsrTransmitterEmpty | (HasInput() ? kLsrReceived : 0);
     case kModemStatus:
       // In loopback the modem inputs are the outputs: DTR to DSR, RTS to CTS, OUT1 to RI, OUT2 to
       // DCD.
@@ -114,13 +118,14 @@ void Uart::WriteRegister(unsigned offset, std::uint8_t value) {
       break;
     case kInterruptId:  // written: FIFO control
       fifo_control_ = value & 0xc9;
-      if ((value & kFcrClearReceiver) != 0) input_.clear();
+      if ((value & kFcrClearReceiver) != 0) ClearReceiver();
       break;
     case kLineControl:
       line_control_ = value;
       break;
     case kModemControl:
       modem_control_ = value & 0x1f;
+      request_to_send_ = (value & kMcrRts) != 0;
       break;
     case kScratch:
       scratch_ = value;
@@ -132,7 +137,7 @@ void Uart::WriteRegister(unsigned offset, std::uint8_t value) {
 
 void Uart::Transmit(std::uint8_t value) {
   if ((modem_control_ & kMcrLoop) != 0) {
-    if (input_.size() < kInputMaxBytes) input_.push_back(value);
+    if (loopback_.size() < kFifoBytes) loopback_.push_back(value);
   } else {
     const char c = static_cast<char>(value);
     output_.Append(std::string_view(&c, 1));
@@ -140,15 +145,28 @@ void Uart::Transmit(std::uint8_t value) {
   transmitter_empty_pending_ = true;
 }
 
+// In loopback the modem outputs are off. [ns/16550d] "Modem Control Register"
+bool Uart::LineIsOpen() const { return request_to_send_ && (modem_control_ & kMcrLoop) == 0; }
+
+bool Uart::HasInput() const { return !loopback_.empty() || (LineIsOpen() && !line_.empty()); }
+
 std::uint8_t Uart::TakeInput() {
-  if (input_.empty()) return 0;
-  const std::uint8_t value = input_.front();
-  input_.pop_front();
+  if (!HasInput()) return 0;
+  std::deque<std::uint8_t>& from = loopback_.empty() ? line_ : loopback_;
+  const std::uint8_t value = from.front();
+  from.pop_front();
   return value;
 }
 
+void Uart::ClearReceiver() {
+  loopback_.clear();
+  if (!LineIsOpen()) return;
+  const std::size_t arrived = std::min(line_.size(), kFifoBytes);
+  line_.erase(line_.begin(), line_.begin() + static_cast<std::ptrdiff_t>(arrived));
+}
+
 std::uint8_t Uart::PendingInterrupt() const {
-  if ((interrupt_enable_ & kIerReceived) != 0 && !input_.empty()) return kIirReceived;
+  if ((interrupt_enable_ & kIerReceived) != 0 && HasInput()) return kIirReceived;
   if ((interrupt_enable_ & kIerTransmitterEmpty) != 0 && transmitter_empty_pending_) {
     return kIirTransmitterEmpty;
   }

@@ -21,7 +21,9 @@ class Uart final : public Device {
   // Answers on 8 ports from `first_port`, raises `irq` of `interrupts`, prints to `output`.
   Uart(std::uint16_t first_port, unsigned irq, InterruptSink& interrupts, Console& output);
 
-  // Queues what arrives on the line. False, and nothing queued, if there is no room for all of it.
+  // Queues what is sent on the line. False, and nothing queued, if there is no room for all of it.
+  // The sender minds RTS: while a guest that has set up the modem control has it off, nothing
+  // arrives, so what is typed while a guest boots is not lost in its driver's set-up.
   bool Receive(std::string_view data);
 
   std::string_view name() const override { return "uart"; }
@@ -33,7 +35,10 @@ class Uart final : public Device {
   std::uint8_t ReadRegister(unsigned offset);
   void WriteRegister(unsigned offset, std::uint8_t value);
   void Transmit(std::uint8_t value);
+  bool LineIsOpen() const;
+  bool HasInput() const;
   std::uint8_t TakeInput();
+  void ClearReceiver();
   std::uint8_t PendingInterrupt() const;
   void UpdateInterrupt();
 
@@ -43,7 +48,9 @@ class Uart final : public Device {
   Console& output_;
 
   std::mutex mutex_;
-  std::deque<std::uint8_t> input_;
+  std::deque<std::uint8_t> line_;           // sent to the guest, not yet taken
+  std::deque<std::uint8_t> loopback_;       // received from the guest's own transmitter
+  bool request_to_send_ = true;             // as firmware left it
   bool transmitter_empty_pending_ = false;  // THR became empty, and nobody has been told
   std::uint16_t divisor_ = 1;
   std::uint8_t interrupt_enable_ = 0;

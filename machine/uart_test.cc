@@ -54,7 +54,7 @@ TEST_F(UartTest, DivisorLatchHidesDataAndInterruptEnable) {
 }
 
 TEST_F(UartTest, ReceivesWithAnInterrupt) {
-  Out(4, 0x08);
+  Out(4, 0x0a);
   Out(1, 0x01);
   ASSERT_TRUE(uart_.Receive("ab"));
   EXPECT_TRUE(interrupts_.levels[4]);
@@ -82,10 +82,51 @@ TEST_F(UartTest, InputQueueIsBounded) {
   EXPECT_TRUE(uart_.Receive(std::string(Uart::kInputMaxBytes, 'x')));
   EXPECT_FALSE(uart_.Receive("y"));
   Out(4, 0x10);
-  Out(0, 'z');  // loopback into a full queue
+  for (unsigned i = 0; i < 1000; ++i) Out(0, 'z');  // more than a FIFO holds
+  for (unsigned i = 0; i < 16; ++i) EXPECT_EQ(In(0), 'z');
+  EXPECT_EQ(In(5) & 1, 0);
+  Out(4, 0x02);
   EXPECT_FALSE(uart_.Receive("y"));
   Out(2, 0x02);
   EXPECT_TRUE(uart_.Receive("y"));
+}
+
+TEST_F(UartTest, ReceivesByPollingWithoutSettingUpTheModemControl) {
+  ASSERT_TRUE(uart_.Receive("a"));
+  EXPECT_EQ(In(5) & 1, 1);
+  EXPECT_EQ(In(0), 'a');
+}
+
+// What a driver's set-up does with the receiver before it asks for data.
+TEST_F(UartTest, KeepsWhatIsSentUntilTheGuestRaisesRequestToSend) {
+  Out(4, 0x1a);  // loopback
+  ASSERT_TRUE(uart_.Receive("ab"));
+  Out(4, 0x00);
+  Out(1, 0x01);
+  EXPECT_EQ(In(5) & 1, 0);
+  EXPECT_EQ(In(0), 0);
+  Out(2, 0x03);  // clears the receiver
+  EXPECT_FALSE(interrupts_.levels[4]);
+  Out(4, 0x0b);
+  EXPECT_TRUE(interrupts_.levels[4]);
+  EXPECT_EQ(In(0), 'a');
+  EXPECT_EQ(In(0), 'b');
+}
+
+TEST_F(UartTest, ClearsWhatArrived) {
+  Out(4, 0x0b);
+  ASSERT_TRUE(uart_.Receive("ab"));
+  Out(2, 0x03);
+  EXPECT_EQ(In(5) & 1, 0);
+}
+
+TEST_F(UartTest, LoopbackReceivesItsOwnBytesAndNotTheLine) {
+  Out(4, 0x12);
+  ASSERT_TRUE(uart_.Receive("x"));
+  Out(0, 'y');
+  EXPECT_EQ(In(0), 'y');
+  EXPECT_EQ(In(5) & 1, 0);
+  EXPECT_EQ(Printed(), "");
 }
 
 TEST_F(UartTest, WideAccessesCoverSeveralRegistersAndEndAtTheLast) {

@@ -16,6 +16,7 @@ module;
 #include "control/cli/client.h"
 module pagesaw.control.cli.commands;
 import :support;
+import pagesaw.control.cli.code_page;
 
 namespace pagesaw {
 namespace v1 = control::v1;
@@ -86,7 +87,7 @@ absl::StatusOr<int> PrintScreen(const ParsedCommand& parsed) {
     std::string line;
     for (std::size_t column = 0; column < kScreenColumns; ++column) {
       const char c = response->data()[(row * kScreenColumns + column) * 2];
-      line += c == 0 ? ' ' : c >= ' ' && c <= '~' ? c : '.';
+      line += CodePage437(static_cast<unsigned char>(c));
     }
     line.erase(line.find_last_not_of(' ') + 1);
     Print(line + "\n");
@@ -177,7 +178,7 @@ std::vector<Command> MemoryCommands() {
                     .summary = "Prints the text on the guest's screen.",
                     .operands = {kVmOperand},
                     .options = {kSocketOption},
-                    .details = "The 80x25 text buffer at 0xb8000; what is not ASCII is a dot.",
+                    .details = "The 80x25 text buffer at 0xb8000, code page 437 as UTF-8.",
                     .example = "pagesawctl vm screen demo"},
            .run = PrintScreen},
           {.spec = {.name = "pagesawctl vm write-memory",

@@ -8,16 +8,23 @@ module;
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
 #include <cstdio>
+#include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "control/cli/client.h"
 module pagesaw.control.cli.commands;
 import :support;
 import :vm_settings;
+import pagesaw.control.cli.console_input;
+import pagesaw.control.cli.patience;
 import pagesaw.control.cli.private_daemon;
 import pagesaw.control.endpoint;
 
@@ -36,8 +43,10 @@ sigset_t EndingSignals() {
 // it.
 class StopOnSignal {
  public:
-  StopOnSignal(Client& client, std::string vm)
-      : thread_([this, &client, name = std::move(vm)] { Wait(client, name); }) {}
+  // `before_exit` comes before this program ends at once.
+  StopOnSignal(Client& client, std::string vm, std::function<void()> before_exit)
+      : before_exit_(std::move(before_exit)),
+        thread_([this, &client, name = std::move(vm)] { Wait(client, name); }) {}
   ~StopOnSignal() {
     over_ = true;
     thread_.join();
@@ -53,7 +62,10 @@ class StopOnSignal {
     const timespec moment = {.tv_sec = 0, .tv_nsec = 50'000'000};
     while (!over_) {
       if (sigtimedwait(&signals, nullptr, &moment) < 0) continue;
-      if (happened_.exchange(true)) _exit(kInterrupted);
+      if (happened_.exchange(true)) {
+        before_exit_();
+        _exit(kInterrupted);
+      }
       v1::StopVmRequest request;
       request.set_name(name);
       // If that fails, the console's stream fails as well and says why.
@@ -61,6 +73,7 @@ class StopOnSignal {
     }
   }
 
+  const std::function<void()> before_exit_;
   std::atomic<bool> over_ = false;
   std::atomic<bool> happened_ = false;
   std::thread thread_;
@@ -106,19 +119,55 @@ int StatusOf(const v1::VmExit& exit, bool interrupted) {
   return exit.reason() == v1::VmExit::REQUESTED ? int{kFailed} : exit.process_status();
 }
 
+ConsoleInput::Result TypeInto(Client& client, const std::string& name, const std::string& data) {
+  v1::WriteConsoleRequest request;
+  request.set_name(name);
+  request.set_data(data);
+  const absl::Status status = client.Call(request).status();
+  if (status.ok()) return ConsoleInput::Result::kTyped;
+  return absl::IsResourceExhausted(status) ? ConsoleInput::Result::kNoRoom
+                                           : ConsoleInput::Result::kFailed;
+}
+
+struct Ended {
+  absl::StatusOr<Followed> followed;
+  bool interrupted = false;
+};
+
+// The terminal has its settings back when this returns.
+Ended FollowBothWays(Client& client, const std::string& name) {
+  ConsoleInput input([&](const std::string& data) { return TypeInto(client, name, data); },
+                     [] { kill(getpid(), SIGINT); });
+  const StopOnSignal stop(client, name, [&input] { input.Restore(); });
+  absl::StatusOr<Followed> followed = FollowConsole(client, name);
+  return {.followed = std::move(followed), .interrupted = stop.happened()};
+}
+
 absl::StatusOr<int> StartAndFollow(Client& client, const std::string& name) {
-  const StopOnSignal stop(client, name);
   v1::StartVmRequest start;
   start.set_name(name);
   if (const auto started = client.Call(start); !started.ok()) return started.status();
-  const auto followed = FollowConsole(client, name);
+  const auto [followed, interrupted] = FollowBothWays(client, name);
   if (!followed.ok()) {
-    if (stop.happened()) return int{kInterrupted};
+    if (interrupted) return int{kInterrupted};
     return followed.status();
   }
   if (followed->output_failed) return absl::UnavailableError("stdout cannot be written any more");
   if (!followed->stopped) return absl::InternalError("the console ended before the VM");
-  return StatusOf(followed->exit, stop.happened());
+  return StatusOf(followed->exit, interrupted);
+}
+
+absl::Status Create(Client& client, const v1::CreateVmRequest& request) {
+  const auto megabytes = [](const std::string& path) {
+    std::error_code error;
+    const std::uintmax_t bytes = path.empty() ? 0 : std::filesystem::file_size(path, error);
+    return error ? 0 : bytes >> 20;
+  };
+  const v1::VmConfig& config = request.config();
+  const Patience patience(
+      absl::StrCat("loading ", megabytes(config.image_path()) + megabytes(config.initrd_path()),
+                   " MiB of image and initrd"));
+  return client.Call(request).status();
 }
 
 absl::StatusOr<int> Run(const ParsedCommand& parsed) {
@@ -144,7 +193,7 @@ absl::StatusOr<int> Run(const ParsedCommand& parsed) {
   v1::CreateVmRequest create;
   create.set_vm_id(LastPart(*name));
   *create.mutable_config() = *config;
-  if (const auto created = client.Call(create); !created.ok()) return created.status();
+  if (const auto made = Create(client, create); !made.ok()) return made;
   auto status = StartAndFollow(client, *name);
   v1::DeleteVmRequest remove;
   remove.set_name(*name);
@@ -163,15 +212,19 @@ std::vector<Command> RunCommands() {
   options.push_back(kSocketOption);
   return {
       {.spec = {.name = "pagesawctl run",
-                .summary = "Runs a guest in the foreground, its serial output on stdout.",
+                .summary = "Runs a guest in the foreground, its serial port on stdin and stdout.",
                 .operands = {{.name = "IMAGE",
                               .help = "ELF image (multiboot, PVH) or Linux kernel (bzImage)"}},
                 .options = std::move(options),
-                .details =
-                    "Uses the daemon at --socket, or a private one if none listens there.\n"
-                    "Exit status: (value << 1) | 1 if the guest writes value to the\n"
-                    "isa-debug-exit port; 124 past the time limit; 130 after Ctrl-C; 2 for bad\n"
-                    "usage; 1 for every other failure.",
+                .details = "Uses the daemon at --socket, or a private one if none listens there.\n"
+                           "What is typed goes to the guest's serial port: from a terminal in raw "
+                           "mode, where\n"
+                           "Ctrl-a x quits and Ctrl-a twice is one Ctrl-a, or from a pipe or file "
+                           "up to its end.\n"
+                           "Exit status: (value << 1) | 1 if the guest writes value to the\n"
+                           "isa-debug-exit port; 124 past the time limit; 130 after Ctrl-C or "
+                           "Ctrl-a x; 2 for bad\n"
+                           "usage; 1 for every other failure.",
                 .example = "pagesawctl run bazel-bin/guests/tour.elf --memory=64M"},
        .run = Run}};
 }
