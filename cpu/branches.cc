@@ -6,59 +6,10 @@ module;
 #include <utility>
 module pagesaw.cpu.branches;
 
-import pagesaw.cpu.dispatch;
-import pagesaw.cpu.memory;
+import pagesaw.cpu.branch_forms;
 
 namespace pagesaw::cpu {
 namespace {
-
-// The type of an instruction pointer by operand size.
-template <class T>
-constexpr std::uint64_t Truncate(std::uint64_t rip) {
-  return static_cast<T>(rip);
-}
-
-// Takes the direct branch `op`, whose target is `rip`. Within the page the block at the target is
-// remembered behind the op; it lives as long as the op does.
-template <class T>
-void TakeDirect(Core& core, const Op* op) [[clang::preserve_none]] {
-  const auto* target = reinterpret_cast<const Block*>(op[1].immediate);
-  if (target != nullptr) [[likely]] {
-    core.budget += op->remaining - 1 - static_cast<std::int64_t>(target->instructions);
-    if (core.budget >= 0 && !core.attention.load(std::memory_order_relaxed)) [[likely]] {
-      Op* ops = target->ops;
-      [[clang::musttail]] return ops->run(core, ops);
-    }
-    core.budget += target->instructions;
-    core.rip = Truncate<T>(core.NextRip(op) + op->immediate);
-    [[clang::musttail]] return Leave(core, op);
-  }
-  const std::uint64_t rip = Truncate<T>(core.NextRip(op) + op->immediate);
-  if (!BranchTargetAllowed(core, rip)) [[unlikely]] {
-    [[clang::musttail]] return Abort(core, op);
-  }
-  if ((op->ip + op->length + op->immediate) < 0x1000) core.link = const_cast<Op*>(op + 1);
-  core.rip = rip;
-  [[clang::musttail]] return JumpToRip(core, op);
-}
-
-template <class T, unsigned kCode>
-void JumpIf(Core& core, const Op* op) [[clang::preserve_none]] {
-  if (core.flags.Test<kCode>()) {
-    [[clang::musttail]] return TakeDirect<T>(core, op);
-  }
-  [[clang::musttail]] return op[2].run(core, op + 2);
-}
-
-template <class T, bool kFlat>
-void CallDirect(Core& core, const Op* op) [[clang::preserve_none]] {
-  const std::uint64_t rip = Truncate<T>(core.NextRip(op) + op->immediate);
-  if (!BranchTargetAllowed(core, rip) ||
-      !PushFast<T, kFlat>(core, static_cast<T>(core.NextRip(op)))) [[unlikely]] {
-    [[clang::musttail]] return Abort(core, op);
-  }
-  [[clang::musttail]] return TakeDirect<T>(core, op);
-}
 
 template <class T, bool kMemory>
 inline bool IndirectTarget(Core& core, const Op& op, T& target) {
@@ -87,18 +38,6 @@ void CallIndirect(Core& core, const Op* op) [[clang::preserve_none]] {
       !PushFast<T, kFlat>(core, static_cast<T>(core.NextRip(op)))) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
-  core.rip = target;
-  [[clang::musttail]] return JumpToRip(core, op);
-}
-
-// RET, RET imm16: `immediate` is what is taken from the stack besides.
-template <class T, bool kFlat>
-void Return(Core& core, const Op* op) [[clang::preserve_none]] {
-  T target;
-  if (!PeekFast<T, kFlat>(core, target) || !BranchTargetAllowed(core, target)) [[unlikely]] {
-    [[clang::musttail]] return Abort(core, op);
-  }
-  MoveStack(core, static_cast<std::int64_t>(sizeof(T) + op->immediate));
   core.rip = target;
   [[clang::musttail]] return JumpToRip(core, op);
 }

@@ -6,8 +6,7 @@ module;
 module pagesaw.cpu.branches;
 
 import pagesaw.cpu.branch_tracking;
-import pagesaw.cpu.dispatch;
-import pagesaw.cpu.memory;
+import pagesaw.cpu.branch_forms;
 import pagesaw.cpu.shadow_stack;
 
 namespace pagesaw::cpu {

@@ -5,12 +5,14 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 module pagesaw.cpu.decoder;
 
 import pagesaw.cpu.branches;
 import pagesaw.cpu.cet_selection;
 import pagesaw.cpu.dispatch;
 import pagesaw.cpu.extended_state;
+import pagesaw.cpu.fusion;
 import pagesaw.cpu.general_selection;
 import pagesaw.cpu.host_bytes;
 import pagesaw.cpu.integer;
@@ -209,6 +211,7 @@ DecodedBlock DecodeBlock(const CodeBytes& bytes, CodeMode mode, const CpuModel& 
     if (ops[i].length == 0) continue;
     ops[i].remaining = static_cast<std::uint8_t>(remaining--);
   }
+  Fuse({ops, block.ops});
   return block;
 }
 

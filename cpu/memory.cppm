@@ -156,10 +156,15 @@ inline bool Pop(Core& core, T& value) {
   return true;
 }
 
+template <class T>
+[[gnu::noinline]] bool PushSlow(Core& core, T value) {
+  return Push<T>(core, value);
+}
+
 // Push, and a load of the top of the stack; kFlat: in 64-bit mode, where the stack is not
 // segmented.
 template <class T, bool kFlat>
-inline bool PushFast(Core& core, T value) {
+[[gnu::always_inline]] inline bool PushFast(Core& core, T value) {
   if constexpr (kFlat) {
     const std::uint64_t linear = core.gpr[kRsp] - sizeof(T);
     const TlbEntry& entry = core.bank->At(linear);
@@ -169,7 +174,7 @@ inline bool PushFast(Core& core, T value) {
       return true;
     }
   }
-  return Push<T>(core, value);
+  return PushSlow<T>(core, value);
 }
 template <class T, bool kFlat>
 inline bool PeekFast(Core& core, T& value) {

@@ -193,10 +193,6 @@ void DropInnerSegments(Core& core, unsigned cpl) {
   }
 }
 
-bool IsCanonicalNow(const Core& core, std::uint64_t linear) {
-  return IsCanonical(Gva(linear), (core.cr4 & kCr4La57) != 0 ? 57 : 48);
-}
-
 bool IsCanonicalBase(const Core& core, std::uint64_t linear) {
   return IsCanonical(Gva(linear), core.model->linear_bits());
 }

@@ -117,7 +117,9 @@ void DropInnerSegments(Core& core, unsigned cpl);
 
 // Whether `linear` is canonical at the current paging mode's width, and at the widest one that the
 // processor has, which is what bases are judged by.
-bool IsCanonicalNow(const Core& core, std::uint64_t linear);
+inline bool IsCanonicalNow(const Core& core, std::uint64_t linear) {
+  return IsCanonical(Gva(linear), (core.cr4 & kCr4La57) != 0 ? 57 : 48);
+}
 bool IsCanonicalBase(const Core& core, std::uint64_t linear);
 
 // Instructions. Operands: `first` the destination's and `second` the source's register, a number

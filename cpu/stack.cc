@@ -3,36 +3,16 @@ module;
 #include <cstdint>
 module pagesaw.cpu.stack;
 
-import pagesaw.cpu.dispatch;
-import pagesaw.cpu.memory;
+import pagesaw.cpu.stack_forms;
 
 namespace pagesaw::cpu {
 namespace {
-
-template <class T, bool kFlat>
-void PushRegister(Core& core, const Op* op) [[clang::preserve_none]] {
-  if (!PushFast<T, kFlat>(core, core.Read<T>(op->first))) [[unlikely]] {
-    [[clang::musttail]] return Abort(core, op);
-  }
-  [[clang::musttail]] return op[1].run(core, op + 1);
-}
 
 template <class T, bool kFlat>
 void PushImmediate(Core& core, const Op* op) [[clang::preserve_none]] {
   if (!PushFast<T, kFlat>(core, static_cast<T>(op->immediate))) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
-  [[clang::musttail]] return op[1].run(core, op + 1);
-}
-
-template <class T, bool kFlat>
-void PopRegister(Core& core, const Op* op) [[clang::preserve_none]] {
-  T value;
-  if (!PeekFast<T, kFlat>(core, value)) [[unlikely]] {
-    [[clang::musttail]] return Abort(core, op);
-  }
-  MoveStack(core, sizeof(T));
-  core.Write<T>(op->first, value);  // POP SP: what was popped wins
   [[clang::musttail]] return op[1].run(core, op + 1);
 }
 

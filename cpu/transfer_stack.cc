@@ -24,7 +24,7 @@ bool StackWriter::Store(std::uint64_t linear, std::uint64_t value, unsigned byte
                              : StoreSystem<std::uint64_t>(core_, linear, value);
 }
 
-bool StackWriter::Push(std::uint64_t value, unsigned bytes) {
+bool StackWriter::PushSlow(std::uint64_t value, unsigned bytes) {
   std::uint64_t sp = sp_ - bytes;
   std::uint64_t offset = sp;
   if (!wide_ && ss_.big()) {
@@ -40,7 +40,7 @@ bool StackWriter::Push(std::uint64_t value, unsigned bytes) {
   return true;
 }
 
-bool StackReader::Pop(std::uint64_t& value) {
+bool StackReader::PopSlow(std::uint64_t& value) {
   std::uint64_t linear = 0;
   value = 0;
   if (!StackAddress(core_, offset_, bytes_, false, linear)) return false;

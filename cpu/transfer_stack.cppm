@@ -18,10 +18,21 @@ class StackWriter {
       : core_(core), ss_(ss), sp_(sp), wide_(wide), by_(by), error_code_(error_code) {}
 
   // Pushes the low `bytes` (2, 4 or 8) bytes of `value`.
-  bool Push(std::uint64_t value, unsigned bytes);
-  std::uint64_t sp() const { return sp_; }
+  inline bool Push(std::uint64_t value, unsigned bytes) {
+    const std::uint64_t linear = sp_ - sizeof(value);
+    const TlbEntry& entry =
+        (by_ == By::kProgram ? *core_.bank : core_.tlb.bank(BankName::kSupervisor)).At(linear);
+    if (!wide_ || bytes != sizeof(value) || !Hits<std::uint64_t>(entry.write_tag, linear)) {
+      return PushSlow(value, bytes);
+    }
+    StoreHost(reinterpret_cast<void*>(linear + entry.addend), value);
+    sp_ = linear;
+    return true;
+  }
+  inline std::uint64_t sp() const { return sp_; }
 
  private:
+  bool PushSlow(std::uint64_t value, unsigned bytes);
   bool Address(std::uint64_t offset, unsigned bytes, std::uint64_t& linear) const;
   bool Store(std::uint64_t linear, std::uint64_t value, unsigned bytes);
 
@@ -39,12 +50,22 @@ class StackReader {
   StackReader(Core& core, unsigned bytes) : core_(core), bytes_(bytes) {}
 
   // Reads the next value, zero-extended.
-  bool Pop(std::uint64_t& value);
-  void Skip(std::int64_t bytes) { offset_ += bytes; }
+  inline bool Pop(std::uint64_t& value) {
+    const std::uint64_t linear = core_.gpr[kRsp] + static_cast<std::uint64_t>(offset_);
+    const TlbEntry& entry = core_.bank->At(linear);
+    const bool wide = core_.code_64() && bytes_ == sizeof(value);
+    if (!wide || !Hits<std::uint64_t>(entry.read_tag, linear)) return PopSlow(value);
+    value = LoadHost<std::uint64_t>(reinterpret_cast<const void*>(linear + entry.addend));
+    offset_ += sizeof(value);
+    return true;
+  }
+  inline void Skip(std::int64_t bytes) { offset_ += bytes; }
   // How far behind SP the next value is.
-  std::int64_t offset() const { return offset_; }
+  inline std::int64_t offset() const { return offset_; }
 
  private:
+  bool PopSlow(std::uint64_t& value);
+
   Core& core_;
   unsigned bytes_;
   std::int64_t offset_ = 0;

@@ -215,6 +215,7 @@ void ShadowPages::Set(ShadowPage& page, unsigned index, std::uint64_t spte, std:
   if (page.records != nullptr) page.records->Set(index, record);
   if (page.shared && codec_.IsLiveLeaf(spte, level)) AddToRmap(page, index);
   if (spte != 0 && level == Level::kPt) page.filled_at = ++fill_clock_;
+  page.filled_count += (spte != 0 ? 1 : 0) - (old != 0 ? 1 : 0);
   if (SpteCodec::IsLive(spte)) ++page.present_count;
   if (!SpteCodec::IsLive(old)) return;
   --page.present_count;
@@ -236,7 +237,7 @@ void ShadowPages::Link(ShadowPage& page, unsigned index, ShadowPage& child, std:
 // Takes `page`, whose link is gone, and everything below out of the trees. The tables are not used
 // again until every processor has forgotten them.
 void ShadowPages::Zap(ShadowPage& page) {
-  for (unsigned i = 0; i < kSptesPerPage; ++i) {
+  for (unsigned i = 0; i < kSptesPerPage && page.filled_count != 0; ++i) {
     if (Load(&page.sptes[i]) != 0) Set(page, i, 0);
   }
   TakeOut(page);

@@ -40,6 +40,7 @@ struct ShadowPage {
   std::uint64_t generation = 0;     // of the trees, when it was made
   SpteList parents = {};            // the SPTEs that link it; none for a root
   std::uint32_t present_count = 0;  // live SPTEs
+  std::uint32_t filled_count = 0;   // those, and marks of devices
   std::uint32_t root_count = 0;     // uses as a vCPU's root, current or kept for later
   // Found by gfn and role, so that it may have many parents, or none for a while. Its leaves are in
   // the reverse map.

@@ -197,8 +197,10 @@ bool ShadowPages::MayBeWritten(Gfn gfn, bool try_unsync) {
 
 void ShadowPages::ResyncRange(ShadowPage& page, unsigned first, unsigned count) {
   const GuestTables::Table table = tables_->Open(page.gfn, page.role);
-  for (unsigned i = first; i < first + count; ++i) {
+  unsigned left = page.filled_count;
+  for (unsigned i = first; i < first + count && left != 0; ++i) {
     if (Load(&page.sptes[i]) == 0) continue;
+    --left;
     if (!table.Backs(i, page.records->At(i))) Set(page, i, 0);
   }
 }
@@ -343,8 +345,10 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
     return "page " + std::to_string(page.id) + ", SPTE " + std::to_string(index) + ": " + what;
   };
   unsigned live = 0;
+  unsigned filled = 0;
   for (unsigned i = 0; i < kSptesPerPage; ++i) {
     const std::uint64_t spte = Load(&page.sptes[i]);
+    filled += spte != 0 ? 1 : 0;
     if (!SpteCodec::IsLive(spte)) continue;
     ++live;
     const auto contains = [&](const SpteList& list) {
@@ -385,6 +389,7 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
     }
   }
   if (live != page.present_count) return complain("count of live SPTEs is wrong", live);
+  if (filled != page.filled_count) return complain("count of SPTEs is wrong", filled);
   return std::nullopt;
 }
 
