@@ -5,6 +5,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string_view>
 export module pagesaw.core.guest_mode;
 
 import pagesaw.core.address;
@@ -90,6 +91,12 @@ enum class Intercept : std::uint8_t {
   kWriteLdtr,
   kWriteTr,
   kInstruction,  // `instruction`, one of an extension
+  // Met between two instructions.
+  kStep,               // one is done, or an event has been delivered
+  kDeadline,           // the time has come that GuestEntry names
+  kInterruptWindow,    // RFLAGS.IF and shadows let external interrupts in
+  kNmiWindow,          // and NMIs
+  kTprBelowThreshold,  // a load of CR8 has put `virtual_tpr` below `tpr_threshold`
   kCount,
 };
 
@@ -124,18 +131,13 @@ struct PortAccess {
   bool immediate_port = false;
 };
 
-// One thing that has been met in guest mode.
-struct InterceptedEvent {
-  Intercept what = Intercept::kException;
-  std::uint32_t number = 0;
-  std::uint64_t value = 0;
-  std::uint8_t gpr = 0;  // Gpr of the register operand
-  bool memory = false;   // the operand is memory
-  bool has_error_code = false;
-  std::uint32_t error_code = 0;
-  std::uint8_t instruction_bytes = 0;  // length of the instruction, if it is one
-  VirtInstruction instruction = VirtInstruction::kVmcall;
-  PortAccess io = {};
+// How an instruction names its memory operand.
+struct MemoryOperand {
+  std::uint64_t displacement = 0;  // with the next instruction's address, where that is the base
+  std::uint8_t segment = kDs;      // SegmentName
+  std::uint8_t address_bytes = 8;
+  std::uint8_t scale = 0;  // log2
+  std::optional<Gpr> base = {}, index = {};
 };
 
 // An event on its way through the guest's IDT: what is delivered on entering guest mode, or what
@@ -154,21 +156,48 @@ struct DeliveredEvent {
   bool has_error_code = false;
   std::uint32_t error_code = 0;
   std::uint64_t return_rip = 0;  // software events: behind the instruction
+  bool checks_gate = false;      // software events: the gate's DPL holds, as for the instruction
 };
 
-// How interrupts reach whatever runs now. All but `open` counts in guest mode only.
+// One thing that has been met in guest mode.
+struct InterceptedEvent {
+  Intercept what = Intercept::kException;
+  std::uint32_t number = 0;
+  std::uint64_t value = 0;
+  std::uint8_t gpr = 0;         // Gpr of the first register operand
+  std::uint8_t second_gpr = 0;  // and of the second, of kInstruction
+  bool memory = false;          // an operand is memory: `operand`
+  MemoryOperand operand = {};
+  std::uint8_t operand_bytes = 8;
+  DeliveredEvent::Kind kind = DeliveredEvent::Kind::kException;  // of kException
+  bool has_error_code = false;
+  std::uint32_t error_code = 0;
+  std::uint8_t instruction_bytes = 0;  // length of the instruction, if it is one
+  VirtInstruction instruction = VirtInstruction::kVmcall;
+  PortAccess io = {};
+};
+
+// How interrupts reach whatever runs now. All but `open` and `init_open` count in guest mode only.
 struct GuestInterrupts {
   // False: external interrupts, NMIs and INIT wait.
   bool open = true;
+  // False: INIT waits.
+  bool init_open = true;
   // `host_flag`, and neither RFLAGS.IF nor a shadow, says whether external interrupts wait.
   bool by_host_flag = false;
   bool host_flag = false;
   // External interrupts and NMIs leave guest mode, in spite of shadows.
   bool interrupt_leaves = false;
   bool nmi_leaves = false;
-  // Leaving for an external interrupt acknowledges it (`number` of the event is its vector), and
-  // for an NMI takes it. Else they wait on.
+  // Leaving for an external interrupt acknowledges it (`number` of the event is its vector). Else
+  // it waits on.
   bool taken_on_leaving = false;
+  // The same of NMIs.
+  bool nmi_taken_on_leaving = false;
+  // What NMIs block and IRET unblocks are virtual NMIs; real ones are not blocked.
+  bool virtual_nmis = false;
+  // IRET leaves the blocking of NMIs as it is.
+  bool iret_keeps_nmi_blocked = false;
   // An interrupt for the guest alone, taken as soon as its RFLAGS.IF and shadows allow if
   // `virtual_priority` is above `virtual_tpr`.
   bool virtual_open = true;  // what the guest itself can set
@@ -178,6 +207,19 @@ struct GuestInterrupts {
   // CR8 is `virtual_tpr` and not the local APIC's.
   bool has_virtual_tpr = false;
   std::uint8_t virtual_tpr = 0;
+  std::uint8_t tpr_threshold = 0;
+};
+
+struct ShadowedControl {
+  std::uint64_t mask = 0;
+  std::uint64_t shadow = 0;
+
+  constexpr std::uint64_t Read(std::uint64_t real) const {
+    return (real & ~mask) | (shadow & mask);
+  }
+  constexpr std::uint64_t Written(std::uint64_t real, std::uint64_t value) const {
+    return (real & mask) | (value & ~mask);
+  }
 };
 
 // How guest mode is entered.
@@ -187,6 +229,21 @@ struct GuestEntry {
   std::uint64_t tsc_offset = 0;  // what the guest's time-stamp counter is ahead
   // How the guest's physical addresses are translated; nothing: they are the hypervisor's.
   std::optional<NestedPaging> nested = {};
+  // Instructions that do not exist in the guest: of RDTSCP, INVPCID and XSAVES with XRSTORS.
+  InterceptSet undefined = {};
+  // Bits of CR0 and CR4 that the guest reads from a shadow and cannot change.
+  ShadowedControl cr0 = {}, cr4 = {};
+  // When Intercept::kDeadline is met: a value of the time-stamp counter without the guest's offset.
+  std::optional<std::uint64_t> deadline = {};
+  // Intercept::kStep is met before the first instruction, and not behind it.
+  bool step_pending = false;
+};
+
+// What the next instruction boundary finds besides the state, or found where the instruction at
+// hand begins.
+struct BoundaryState {
+  bool stack_shadow = false;       // the interrupt shadow is that of a load of SS
+  std::uint64_t debug_causes = 0;  // bits of DR6, for a #DB that is a trap
 };
 
 // What the processor can hold in its registers.
@@ -210,8 +267,23 @@ class VirtHost {
   virtual CpuState State() const = 0;
   // Takes `state` but for its x87 and vector registers, and forgets all translations and events.
   virtual void SwitchState(const CpuState& state) = 0;
+  virtual BoundaryState boundary() const = 0;
+  // To be called behind SwitchState, which forgets it.
+  virtual void SetBoundary(const BoundaryState& boundary) = 0;
   virtual std::uint64_t gpr(Gpr number) const = 0;
+  virtual void SetGpr(Gpr number, std::uint64_t value) = 0;
+  // CF, PF, AF, ZF, SF and OF, all of them.
+  virtual void SetArithmeticFlags(std::uint64_t flags) = 0;
   virtual RegisterLimits limits() const = 0;
+  // Whether the processor has a CPUID feature, named as the flags of /proc/cpuinfo are.
+  virtual bool Has(std::string_view feature) const = 0;
+  // Bits of CR0 and CR4 that loads of them must have set; else #GP.
+  virtual void SetFixedControls(std::uint64_t cr0, std::uint64_t cr4) = 0;
+  // The time-stamp counter without what the guest's is ahead.
+  virtual std::uint64_t Tsc() const = 0;
+  // MSRs of the processor itself, as RDMSR and WRMSR see them. False: refused, or not its own.
+  virtual bool ReadMsr(std::uint32_t index, std::uint64_t& value) = 0;
+  virtual bool WriteMsr(std::uint32_t index, std::uint64_t value) = 0;
 
   virtual bool guest_mode() const = 0;
   virtual void EnterGuestMode(const GuestEntry& entry) = 0;
@@ -227,6 +299,10 @@ class VirtHost {
   // Refuse the instruction at hand. They return false, for it to end with.
   virtual bool RaiseUndefined() = 0;
   virtual bool RaiseGeneralProtection() = 0;
+  // Access the memory operand of the instruction at hand. False: that faults, and the host has been
+  // told; the instruction ends with it.
+  virtual bool LoadOperand(void* to, unsigned bytes) = 0;
+  virtual bool StoreOperand(const void* from, unsigned bytes) = 0;
   // Leaves guest mode for `event` instead of executing the instruction at hand. Returns false.
   virtual bool LeaveFor(const InterceptedEvent& event) = 0;
   // Forgets translations of linear addresses.
@@ -263,7 +339,8 @@ class VirtUnit {
   // False if there is no room: `MeetNestedFault` follows.
   virtual bool LogDirty(VirtHost&, Gpa) { return true; }
 
-  virtual MsrAnswer ReadMsr(std::uint32_t index, std::uint64_t& value) const = 0;
+  virtual MsrAnswer ReadMsr(const VirtHost& host, std::uint32_t index,
+                            std::uint64_t& value) const = 0;
   virtual MsrAnswer WriteMsr(VirtHost& host, std::uint32_t index, std::uint64_t value) = 0;
   // Whether the bit of a control register or MSR that turns the extension on may be set now.
   virtual bool MayBeEnabled() const = 0;

@@ -25,6 +25,7 @@ inline constexpr std::uint64_t kCr4Pce = 1u << 8;
 inline constexpr std::uint64_t kCr4Osfxsr = 1u << 9;
 inline constexpr std::uint64_t kCr4Osxmmexcpt = 1u << 10;
 inline constexpr std::uint64_t kCr4Umip = 1u << 11;
+inline constexpr std::uint64_t kCr4Vmxe = 1u << 13;
 inline constexpr std::uint64_t kCr4Fsgsbase = 1u << 16;
 inline constexpr std::uint64_t kCr4Osxsave = 1u << 18;
 

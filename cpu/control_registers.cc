@@ -53,7 +53,8 @@ bool LegalCr0(const Core& core, std::uint64_t value) {
 bool SetCr0(Core& core, std::uint64_t value) {
   if (value >> 32 != 0) return core.Raise(kGp, 0);
   value = (value & kCr0Bits) | kCr0Et;
-  if (!LegalCr0(core, value)) return core.Raise(kGp, 0);
+  const bool fixed = (core.guest.cr0_fixed & ~value) == 0;
+  if (!fixed || !LegalCr0(core, value)) return core.Raise(kGp, 0);
   const std::uint64_t changed = core.cr0 ^ value;
   std::array<std::uint64_t, 4> pdptes = core.pdptes;
   if ((changed & kCr0ReloadsPdptes) != 0 && !LoadPdptes(core, core.cr3, value, core.cr4, pdptes)) {
@@ -87,7 +88,7 @@ bool SetCr3(Core& core, std::uint64_t value) {
 
 bool LegalCr4(const Core& core, std::uint64_t value) {
   const std::uint64_t changed = core.cr4 ^ value;
-  if ((value & ~AllowedCr4(*core.model)) != 0) return false;
+  if ((value & ~AllowedCr4(*core.model)) != 0 || (core.guest.cr4_fixed & ~value) != 0) return false;
   if (core.long_mode() && ((value & kCr4Pae) == 0 || (changed & kCr4La57) != 0)) return false;
   if ((changed & value & kCr4Pcide) != 0 && (!core.long_mode() || (core.cr3 & 0xfff) != 0)) {
     return false;
@@ -113,7 +114,9 @@ bool SetCr4(Core& core, std::uint64_t value) {
 bool SetCr8(Core& core, std::uint64_t value) {
   if (value > 15) return core.Raise(kGp, 0);
   if (core.guest.active && core.guest.interrupts.has_virtual_tpr) {
-    core.guest.interrupts.virtual_tpr = static_cast<std::uint8_t>(value);
+    GuestInterrupts& interrupts = core.guest.interrupts;
+    interrupts.virtual_tpr = static_cast<std::uint8_t>(value);
+    core.guest.tpr_fell = interrupts.virtual_tpr < interrupts.tpr_threshold;
     return true;
   }
   BusAccess access{.kind = BusAccess::Kind::kTprWrite, .bytes = 1, .value = value};
@@ -221,6 +224,7 @@ std::uint64_t AllowedCr4(const CpuModel& model) {
       {Feature::kIbt, kCr4Cet},
       {Feature::kPks, kCr4Pks},
       {Feature::kLam, kCr4LamSup},
+      {Feature::kVmx, kCr4Vmxe},
   };
   std::uint64_t allowed = kCr4Pce;
   for (const Row& row : kRows) {
@@ -234,7 +238,7 @@ std::uint64_t AllowedCr0() { return kCr0Bits; }
 std::uint64_t AllowedEfer(const CpuModel& model) {
   return kEferLma |  // writes of it have no effect
          (model.Has(Feature::kSyscall) ? kEferSce : 0) | (model.Has(Feature::kLm) ? kEferLme : 0) |
-         (model.Has(Feature::kNx) ? kEferNxe : 0) | (model.offers_extension() ? kEferSvme : 0);
+         (model.Has(Feature::kNx) ? kEferNxe : 0) | (model.Has(Feature::kSvm) ? kEferSvme : 0);
 }
 
 std::uint64_t AllowedCr3(const CpuModel& model) {
@@ -255,14 +259,14 @@ bool MovToControl(Core& core, const Op& op) {
   }
   switch (op.first) {
     case 0:
-      return SetCr0(core, value);
+      return SetCr0(core, core.guest.cr0_shadow.Written(core.cr0, value));
     case 2:
       core.cr2 = value;
       return true;
     case 3:
       return SetCr3(core, value);
     case 4:
-      return SetCr4(core, value);
+      return SetCr4(core, core.guest.cr4_shadow.Written(core.cr4, value));
     case 8:
       return SetCr8(core, value);
     default:
@@ -282,7 +286,7 @@ bool MovFromControl(Core& core, const Op& op) {
   std::uint64_t value = 0;
   switch (op.second) {
     case 0:
-      value = core.cr0;
+      value = core.guest.cr0_shadow.Read(core.cr0);
       break;
     case 2:
       value = core.cr2;
@@ -291,7 +295,7 @@ bool MovFromControl(Core& core, const Op& op) {
       value = core.cr3;
       break;
     case 4:
-      value = core.cr4;
+      value = core.guest.cr4_shadow.Read(core.cr4);
       break;
     case 8: {
       if (core.guest.active && core.guest.interrupts.has_virtual_tpr) {
@@ -369,31 +373,29 @@ bool Lmsw(Core& core, const Op& op) {
   } else {
     value = core.Read<std::uint16_t>(op.first);
   }
-  if (Leaves(core, op, {.what = Intercept::kLmsw, .value = value, .memory = op.memory != 0})) {
-    return false;
-  }
+  if (Leaves(core, op, {.what = Intercept::kLmsw, .value = value})) return false;
   // It can set PE but not clear it.
-  return SetCr0(core, (core.cr0 & ~std::uint64_t{14}) | (value & 15));
+  const std::uint64_t next = (core.cr0 & ~std::uint64_t{14}) | (value & 15);
+  return SetCr0(core, core.guest.cr0_shadow.Written(core.cr0, next));
 }
 
 bool Smsw(Core& core, const Op& op) {
   if (core.cpl > 0 && (core.cr4 & kCr4Umip) != 0) return core.Raise(kGp, 0);
   if (Leaves(core, op,
-             {.what = Intercept::kSmsw,
-              .gpr = static_cast<std::uint8_t>(op.first / 8),
-              .memory = op.memory != 0})) {
+             {.what = Intercept::kSmsw, .gpr = static_cast<std::uint8_t>(op.first / 8)})) {
     return false;
   }
-  if (op.memory) return StoreOperand(core, op, static_cast<std::uint16_t>(core.cr0));
+  const std::uint64_t cr0 = core.guest.cr0_shadow.Read(core.cr0);
+  if (op.memory) return StoreOperand(core, op, static_cast<std::uint16_t>(cr0));
   switch (op.operand_bytes) {
     case 2:
-      core.Write(op.first, static_cast<std::uint16_t>(core.cr0));
+      core.Write(op.first, static_cast<std::uint16_t>(cr0));
       break;
     case 4:
-      core.Write(op.first, static_cast<std::uint32_t>(core.cr0));
+      core.Write(op.first, static_cast<std::uint32_t>(cr0));
       break;
     default:
-      core.Write(op.first, core.cr0);
+      core.Write(op.first, cr0);
       break;
   }
   return true;
@@ -402,7 +404,7 @@ bool Smsw(Core& core, const Op& op) {
 bool Clts(Core& core, const Op& op) {
   if (core.cpl != 0) return core.Raise(kGp, 0);
   if (Leaves(core, op, Intercept::kClts)) return false;
-  core.cr0 &= ~kCr0Ts;
+  core.cr0 = core.guest.cr0_shadow.Written(core.cr0, core.cr0 & ~kCr0Ts);
   core.paging_changed = true;  // the state that others see holds CR0
   return true;
 }
@@ -424,7 +426,9 @@ bool Invlpg(Core& core, const Op& op) {
 }
 
 bool Invpcid(Core& core, const Op& op) {
-  if (!core.model->Has(Feature::kInvpcid)) return core.Raise(kUd);
+  if (!core.model->Has(Feature::kInvpcid) || core.guest.undefined.Has(Intercept::kInvpcid)) {
+    return core.Raise(kUd);
+  }
   if (core.virtual_8086() || core.cpl != 0) return core.Raise(kGp, 0);
   const auto type = SourceRegister(core, op);
   if (Leaves(core, op,

@@ -201,7 +201,15 @@ struct GuestMode {
   std::uint32_t exceptions = 0;  // likewise
   GuestInterrupts interrupts;
   std::uint64_t tsc_offset = 0;
-  InterceptedEvent met;                // with Stop::kLeave
+  InterceptSet undefined;  // empty unless active; so are these
+  ShadowedControl cr0_shadow, cr4_shadow;
+  std::optional<std::uint64_t> deadline;
+  bool step_due = false;  // Intercept::kStep is met before the next instruction
+  bool tpr_fell = false;  // and kTprBelowThreshold
+  std::uint64_t cr0_fixed = 0, cr4_fixed = 0;  // bits that must be set, active or not
+  bool began_in_stack_shadow = false;          // the instruction at hand
+  const Op* op = nullptr;                      // of the extension's instruction at hand
+  InterceptedEvent met;                        // with Stop::kLeave
   bool switched = false;               // the state has been exchanged by the instruction at hand
   std::optional<NestedPaging> nested;  // nothing unless active
   std::optional<NestedInvalidation> nested_invalidation;  // the outside is to be told of it

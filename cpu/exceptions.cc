@@ -278,8 +278,9 @@ bool TryDeliver(Core& core, const Pending& pending) {
   core.interrupt_shadow = core.stack_shadow = core.in_repeat = false;
   core.trap_cancelled = true;
   core.activity = Activity::kActive;
-  if (IsPageFault(pending)) core.cr2 = pending.cr2;
-  if (pending.vector == kDb && !IsFromProgram(pending)) {
+  // Who injects an event has written these where they belong.
+  if (IsPageFault(pending) && !pending.injected) core.cr2 = pending.cr2;
+  if (pending.vector == kDb && !IsFromProgram(pending) && !pending.injected) {
     // ICEBP has no cause of its own; what it finds waiting it tells.
     if (IsException(pending) || pending.dr6 != 0) {
       core.dr6 = (core.dr6 & ~kDr6Breakpoints) | pending.dr6;
@@ -351,11 +352,14 @@ bool ExceptionLeaves(Core& core, const Pending& pending) {
   if (pending.injected || !exception || (core.guest.exceptions >> (pending.vector & 31) & 1) == 0) {
     return false;
   }
+  const std::uint64_t length = IsSoftware(pending) ? pending.return_rip - core.rip : 0;
   return AskUnit(core, {.what = Intercept::kException,
                         .number = pending.vector,
                         .value = pending.vector == kPfVector ? pending.cr2 : pending.dr6,
+                        .kind = DeliveredOf(pending).kind,
                         .has_error_code = pending.has_error_code,
-                        .error_code = pending.error_code});
+                        .error_code = pending.error_code,
+                        .instruction_bytes = static_cast<std::uint8_t>(length)});
 }
 
 bool ShutdownLeaves(Core& core) {

@@ -101,6 +101,23 @@ TEST(DeliverLong, BenignFaultsAreDeliveredOneAfterTheOther) {
   EXPECT_EQ(test.Read<std::uint64_t>(test.core().gpr[kRsp]), kUd * 8u + 3);
 }
 
+// Whoever injects writes them where they belong.
+TEST(DeliverLong, InjectedExceptionsLeaveCr2AndTheDebugRegistersAlone) {
+  TestCore test;
+  Core& core = test.core();
+  test.SetGate(kPfVector, TestCore::kCode64, kHandler, kInterruptGate, 0);
+  test.SetGate(kDb, TestCore::kCode64, kHandler, kInterruptGate, 0);
+  core.cr2 = 0x1234;
+  core.dr6 = 0xffff'0ff1;
+  Pending injected = Fault(kPfVector, 2);
+  injected.injected = true;
+  ASSERT_EQ(Deliver(core, injected), Delivery::kDone);
+  EXPECT_EQ(core.cr2, 0x1234u);
+  injected = {.vector = kDb, .injected = true};
+  ASSERT_EQ(Deliver(core, injected), Delivery::kDone);
+  EXPECT_EQ(core.dr6, 0xffff'0ff1u);
+}
+
 TEST(DeliverLong, FaultOfTheDoubleFaultShutsDown) {
   TestCore test;
   EXPECT_EQ(Deliver(test.core(), Fault(kGp, 0)), Delivery::kShutdown);

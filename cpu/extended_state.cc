@@ -11,6 +11,7 @@ module pagesaw.cpu.extended_state;
 
 import pagesaw.cpu.cet_registers;
 import pagesaw.cpu.control_bits;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.vector_operand;
 import pagesaw.cpu.x87;
 
@@ -165,6 +166,13 @@ bool Ready(Core& core) {
   return Available(core);
 }
 
+// What XSAVES and XRSTORS, which is `what`, check besides.
+bool Supervises(Core& core, const Op& op, Intercept what) {
+  if (core.guest.undefined.Has(Intercept::kXsaves)) return core.Raise(kUd);
+  if (core.cpl != 0) return core.Raise(kGp, 0);
+  return !Leaves(core, op, what);
+}
+
 std::uint64_t Requested(const Core& core) {
   return static_cast<std::uint32_t>(core.gpr[kRax]) | core.gpr[kRdx] << 32;
 }
@@ -237,7 +245,7 @@ template <Save kSave>
 bool Xsave(Core& core, const Op& op) {
   constexpr bool kIsCompacted = kSave == Save::kCompacted || kSave == Save::kSupervisor;
   if (!Ready(core)) return false;
-  if (kSave == Save::kSupervisor && core.cpl != 0) return core.Raise(kGp, 0);
+  if (kSave == Save::kSupervisor && !Supervises(core, op, Intercept::kXsaves)) return false;
   const std::uint64_t enabled = core.xcr0 | (kSave == Save::kSupervisor ? core.xss : 0);
   const std::uint64_t requested = Requested(core) & enabled;
   std::uint64_t in_use = InUse(core);
@@ -332,7 +340,7 @@ void TakeCetState(Core& core, const Components& components, std::uint64_t reques
 template <bool kSupervisor>
 bool Xrstor(Core& core, const Op& op) {
   if (!Ready(core)) return false;
-  if (kSupervisor && core.cpl != 0) return core.Raise(kGp, 0);
+  if (kSupervisor && !Supervises(core, op, Intercept::kXrstors)) return false;
   const std::uint64_t enabled = core.xcr0 | (kSupervisor ? core.xss : 0);
   const std::uint64_t requested = Requested(core) & enabled;
   std::uint64_t linear = 0;

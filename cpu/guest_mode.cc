@@ -6,9 +6,13 @@ module;
 #include <span>
 module pagesaw.cpu.guest_mode;
 
+import pagesaw.cpu.control_bits;
 import pagesaw.cpu.control_registers;
 import pagesaw.cpu.core_state;
 import pagesaw.cpu.intercept;
+import pagesaw.cpu.memory;
+import pagesaw.cpu.msr;
+import pagesaw.cpu.segmentation;
 
 namespace pagesaw::cpu {
 namespace {
@@ -37,6 +41,48 @@ void CoreHost::SwitchState(const CpuState& state) {
   core_.guest.switched = true;
 }
 
+// The trap that waits for delivery is made of causes, too.
+BoundaryState CoreHost::boundary() const {
+  BoundaryState boundary = {.stack_shadow = core_.stack_shadow || core_.guest.began_in_stack_shadow,
+                            .debug_causes = core_.debug_causes};
+  const std::optional<Pending>& pending = core_.pending;
+  if (pending && pending->vector == kDb && pending->event_class == EventClass::kTrap) {
+    boundary.debug_causes |= pending->dr6;
+  }
+  return boundary;
+}
+
+void CoreHost::SetBoundary(const BoundaryState& boundary) {
+  core_.stack_shadow = boundary.stack_shadow;
+  core_.debug_causes = boundary.debug_causes;
+}
+
+void CoreHost::SetFixedControls(std::uint64_t cr0, std::uint64_t cr4) {
+  core_.guest.cr0_fixed = cr0;
+  core_.guest.cr4_fixed = cr4;
+}
+
+std::uint64_t CoreHost::Tsc() const { return ReadTsc(core_) - core_.guest.tsc_offset; }
+
+bool CoreHost::ReadMsr(std::uint32_t index, std::uint64_t& value) {
+  return ReadOwnMsr(core_, index, value);
+}
+bool CoreHost::WriteMsr(std::uint32_t index, std::uint64_t value) {
+  return WriteOwnMsr(core_, index, value);
+}
+
+bool CoreHost::LoadOperand(void* to, unsigned bytes) {
+  std::uint64_t linear = 0;
+  return OperandAddress(core_, *core_.guest.op, bytes, false, linear) &&
+         LoadSlow(core_, linear, to, bytes, By::kProgram);
+}
+
+bool CoreHost::StoreOperand(const void* from, unsigned bytes) {
+  std::uint64_t linear = 0;
+  return OperandAddress(core_, *core_.guest.op, bytes, true, linear) &&
+         StoreSlow(core_, linear, from, bytes, By::kProgram);
+}
+
 RegisterLimits CoreHost::limits() const {
   const CpuModel& model = *core_.model;
   return {.cr0 = AllowedCr0(),
@@ -53,18 +99,21 @@ void CoreHost::EnterGuestMode(const GuestEntry& entry) {
   core_.guest.intercepts = entry.intercepts;
   core_.guest.exceptions = entry.exceptions;
   core_.guest.tsc_offset = entry.tsc_offset;
+  core_.guest.undefined = entry.undefined;
+  core_.guest.cr0_shadow = entry.cr0;
+  core_.guest.cr4_shadow = entry.cr4;
+  core_.guest.deadline = entry.deadline;
+  core_.guest.step_due = entry.step_pending;
+  core_.guest.tpr_fell = false;
   core_.guest.nested = entry.nested;
   if (entry.nested) TellOfNestedPaging(core_);
 }
 
 void CoreHost::LeaveGuestMode() {
+  const bool nested = core_.guest.nested.has_value();
+  EnterGuestMode({});
   core_.guest.active = false;
-  core_.guest.intercepts = {};
-  core_.guest.exceptions = 0;
-  core_.guest.tsc_offset = 0;
-  if (!core_.guest.nested) return;
-  core_.guest.nested.reset();
-  TellOfNestedPaging(core_);
+  if (nested) TellOfNestedPaging(core_);
 }
 
 void CoreHost::Deliver(const DeliveredEvent& event) {

@@ -5,6 +5,7 @@ module;
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 export module pagesaw.cpu.guest_mode;
 
 export import pagesaw.cpu.core;
@@ -19,8 +20,17 @@ class CoreHost final : public VirtHost {
 
   CpuState State() const override;
   void SwitchState(const CpuState& state) override;
+  BoundaryState boundary() const override;
+  void SetBoundary(const BoundaryState& boundary) override;
   std::uint64_t gpr(Gpr number) const override { return core_.gpr[number]; }
+  void SetGpr(Gpr number, std::uint64_t value) override { core_.gpr[number] = value; }
+  void SetArithmeticFlags(std::uint64_t flags) override { core_.flags.SetEager(flags); }
   RegisterLimits limits() const override;
+  bool Has(std::string_view feature) const override { return core_.model->Has(feature); }
+  void SetFixedControls(std::uint64_t cr0, std::uint64_t cr4) override;
+  std::uint64_t Tsc() const override;
+  bool ReadMsr(std::uint32_t index, std::uint64_t& value) override;
+  bool WriteMsr(std::uint32_t index, std::uint64_t value) override;
   bool guest_mode() const override { return core_.guest.active; }
   void EnterGuestMode(const GuestEntry& entry) override;
   void LeaveGuestMode() override;
@@ -29,6 +39,8 @@ class CoreHost final : public VirtHost {
   std::optional<DeliveredEvent> TakeDelivered() override;
   bool RaiseUndefined() override { return core_.Raise(kUd); }
   bool RaiseGeneralProtection() override { return core_.Raise(kGp, 0); }
+  bool LoadOperand(void* to, unsigned bytes) override;
+  bool StoreOperand(const void* from, unsigned bytes) override;
   bool LeaveFor(const InterceptedEvent& event) override;
   void FlushTranslations() override;
   void InvalidateNested(const NestedInvalidation& invalidation) override;

@@ -30,8 +30,10 @@ class ProbeUnit final : public VirtUnit {
 
   bool Execute(VirtHost& host, const InterceptedEvent& event) override {
     if (host.guest_mode()) return host.LeaveFor(event);
-    GuestEntry entry = {.intercepts = {}, .exceptions = ~0u};
-    for (unsigned i = 0; i < static_cast<unsigned>(Intercept::kCount); ++i) {
+    GuestEntry entry = wanted;
+    if (now_plus != 0) entry.deadline = host.Tsc() + now_plus;
+    entry.exceptions = ~0u;
+    for (unsigned i = 0; i < static_cast<unsigned>(Intercept::kStep); ++i) {
       entry.intercepts.Add(static_cast<Intercept>(i));
     }
     entry.nested = nested;
@@ -58,13 +60,17 @@ class ProbeUnit final : public VirtUnit {
     host.LeaveGuestMode();
     host.SwitchState(state);
   }
-  MsrAnswer ReadMsr(std::uint32_t, std::uint64_t&) const override { return MsrAnswer::kUnknown; }
+  MsrAnswer ReadMsr(const VirtHost&, std::uint32_t, std::uint64_t&) const override {
+    return MsrAnswer::kUnknown;
+  }
   MsrAnswer WriteMsr(VirtHost&, std::uint32_t, std::uint64_t) override {
     return MsrAnswer::kUnknown;
   }
   bool MayBeEnabled() const override { return true; }
 
   GuestInterrupts interrupts;
+  std::uint64_t now_plus = 0;  // until the deadline
+  GuestEntry wanted;           // besides everything that instructions and events are
   std::optional<DeliveredEvent> injected;
   std::optional<NestedPaging> nested;
   std::optional<NestedInvalidation> invalidated;
@@ -236,6 +242,128 @@ TEST_F(GuestModeTest, AnInterruptThatLeavesMindsNoShadowAndIsNotTaken) {
   ASSERT_TRUE(unit().met);
   EXPECT_EQ(unit().met->what, Intercept::kInterrupt);
   EXPECT_EQ(unit().guest_rip, kGuest);
+}
+
+TEST_F(GuestModeTest, AStepEndsBehindOneInstruction) {
+  unit().wanted.intercepts.Add(Intercept::kStep);
+  RunGuest({0x90, 0x90, 0x90});
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kStep);
+  EXPECT_EQ(unit().guest_rip, kGuest + 1);
+}
+
+TEST_F(GuestModeTest, APendingStepEndsBeforeTheFirstInstruction) {
+  unit().wanted.step_pending = true;
+  RunGuest({0x90, 0x90});
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kStep);
+  EXPECT_EQ(unit().guest_rip, kGuest);
+}
+
+TEST_F(GuestModeTest, AStepBehindAnInjectedEventIsItsHandlersFirstInstruction) {
+  unit().wanted.intercepts.Add(Intercept::kStep);
+  unit().injected = DeliveredEvent{.kind = DeliveredEvent::Kind::kNmi, .vector = 2};
+  CpuState state = State();
+  state.idtr.limit = 0;  // its delivery faults, which is told instead of the step
+  machine_.processor().SetState(state);
+  RunGuest({0x90});
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kException);
+}
+
+TEST_F(GuestModeTest, ADeadlineThatIsOverEndsAtOnceAndOneThatIsNotLater) {
+  unit().wanted.deadline = 0;
+  RunGuest({0x90});
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kDeadline);
+  EXPECT_EQ(unit().guest_rip, kGuest);
+}
+
+TEST_F(GuestModeTest, ADeadlineIsMetWhileTheGuestLoopsOrHalts) {
+  for (const Bytes& code : {Bytes{0xeb, 0xfe}, Bytes{0xf4}}) {
+    machine_.processor().SetState(State());
+    unit().met.reset();
+    unit().leaves = false;  // HLT happens
+    unit().now_plus = 100'000;
+    Bytes all = {0x0f, 0x01, 0xdc};
+    all.insert(all.end(), code.begin(), code.end());
+    machine_.Write(ProbeUnit::kBehind, Bytes{0xf4});
+    Exit exit = machine_.RunCode(all);
+    while (!unit().met) exit = machine_.processor().Run(100'000);
+    EXPECT_EQ(unit().met->what, Intercept::kDeadline);
+  }
+}
+
+TEST_F(GuestModeTest, AnInterruptWindowOpensBehindTheShadowOfSti) {
+  unit().wanted.intercepts.Add(Intercept::kInterruptWindow);
+  RunGuest({0x90, 0xfb, 0x90, 0x90});  // nop; sti; nop; nop
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kInterruptWindow);
+  EXPECT_EQ(unit().guest_rip, kGuest + 3);
+}
+
+TEST_F(GuestModeTest, AnNmiWindowIsOpenUnlessNmisAreBlocked) {
+  unit().wanted.intercepts.Add(Intercept::kNmiWindow);
+  RunGuest({0x90, 0xf4});
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kNmiWindow);
+  EXPECT_EQ(unit().guest_rip, kGuest);
+  CpuState state = State();
+  state.nmi_blocked = true;
+  machine_.processor().SetState(state);
+  RunGuest({0x90, 0xf4});
+  EXPECT_EQ(unit().met->what, Intercept::kHlt);
+}
+
+TEST_F(GuestModeTest, ShadowedControlBitsAreReadFromTheShadowAndNotWritten) {
+  constexpr std::uint64_t kTs = 8, kMp = 2;
+  unit().leaves = false;
+  unit().wanted.cr0 = {.mask = kTs | kMp, .shadow = kTs};
+  CpuState state = State();
+  state.cr0 |= 1u << 4;  // ET, which every load sets
+  machine_.processor().SetState(state);
+  const std::uint64_t before = state.cr0;
+  // mov rax, cr0; mov rbx, rax; and eax, ~8; mov cr0, rax; smsw ecx
+  RunGuest({0x0f, 0x20, 0xc0, 0x48, 0x89, 0xc3, 0x83, 0xe0, 0xf7, 0x0f, 0x22, 0xc0, 0x0f, 0x01,
+            0xe1, 0xf4});
+  EXPECT_EQ(State().gpr[kRbx], (before & ~(kTs | kMp)) | kTs);
+  EXPECT_EQ(State().gpr[kRcx], State().gpr[kRbx]);
+  EXPECT_EQ(State().cr0, before);
+}
+
+TEST_F(GuestModeTest, InstructionsThatTheGuestHasNotAreUndefined) {
+  unit().wanted.undefined.Add(Intercept::kRdtscp);
+  RunGuest({0x0f, 0x01, 0xf9});
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kException);
+  EXPECT_EQ(unit().met->number, 6u);
+}
+
+TEST_F(GuestModeTest, TheMemoryOperandIsTold) {
+  RunGuest({0x0f, 0x01, 0x54, 0x8b, 0x10});  // lgdt [rbx + 4 * rcx + 16]
+  ASSERT_TRUE(unit().met);
+  const MemoryOperand& operand = unit().met->operand;
+  EXPECT_TRUE(unit().met->memory);
+  EXPECT_EQ(operand.base, kRbx);
+  EXPECT_EQ(operand.index, kRcx);
+  EXPECT_EQ(operand.scale, 2);
+  EXPECT_EQ(operand.displacement, 16u);
+  EXPECT_EQ(operand.segment, kDs);
+  RunGuest({0x0f, 0x01, 0x15, 0x10, 0, 0, 0});  // lgdt [rip + 16]
+  EXPECT_EQ(unit().met->operand.base, std::nullopt);
+  EXPECT_EQ(unit().met->operand.displacement, kGuest + 7 + 16);
+}
+
+TEST_F(GuestModeTest, VirtualNmisAloneAreBlocked) {
+  CpuState state = State();
+  state.nmi_blocked = true;
+  machine_.processor().SetState(state);
+  unit().interrupts = {.nmi_leaves = true, .nmi_taken_on_leaving = true, .virtual_nmis = true};
+  machine_.Write(TestProcessor::kCode, Bytes{0x0f, 0x01, 0xdc, 0xeb, 0xfe});
+  machine_.processor().Run(100);
+  ASSERT_TRUE(machine_.processor().CanTakeNmi());
+  EXPECT_TRUE(machine_.processor().TakeNmi());
+  EXPECT_EQ(unit().met->what, Intercept::kNmi);
 }
 
 TEST_F(GuestModeTest, ClosedInterruptsWait) {

@@ -1,5 +1,6 @@
 module;
 #include <cstdint>
+#include <optional>
 module pagesaw.cpu.intercept;
 
 namespace pagesaw::cpu {
@@ -9,6 +10,28 @@ bool AskUnit(Core& core, const InterceptedEvent& event) {
   core.guest.met = event;
   core.stop = Stop::kLeave;
   return true;
+}
+
+void DescribeInstruction(const Core& core, const Op& op, InterceptedEvent& event) {
+  event.instruction_bytes = op.length;
+  event.memory = op.memory != 0;
+  if (!event.memory) return;
+  const auto gpr = [](RegisterOffset offset) -> std::optional<Gpr> {
+    if (offset >= kZeroRegister) return std::nullopt;
+    return static_cast<Gpr>(offset / 8);
+  };
+  event.operand = {.displacement = static_cast<std::uint64_t>(std::int64_t{op.displacement}),
+                   .segment = op.segment,
+                   .address_bytes = op.address_bytes,
+                   .scale = op.scale,
+                   .base = gpr(op.base),
+                   .index = gpr(op.index)};
+  if (op.base == kIpBaseRegister) event.operand.displacement += core.ip_base;
+}
+
+bool AskUnit(Core& core, const Op& op, InterceptedEvent event) {
+  DescribeInstruction(core, op, event);
+  return AskUnit(core, event);
 }
 
 DeliveredEvent DeliveredOf(const Pending& pending) {
@@ -55,7 +78,7 @@ Pending PendingOf(const DeliveredEvent& event) {
     case Kind::kSoftwareException:
     case Kind::kPrivilegedException:
       pending.event_class = EventClass::kSoftwareInterrupt;
-      pending.privileged_software = true;  // no gate holds them up
+      pending.privileged_software = !event.checks_gate;
       break;
     case Kind::kSoftwareInterrupt:
       pending.event_class = EventClass::kSoftwareInterrupt;

@@ -11,13 +11,18 @@ export namespace pagesaw::cpu {
 // so.
 bool AskUnit(Core& core, const InterceptedEvent& event);
 
+// The same of an event that the instruction `op` is.
+bool AskUnit(Core& core, const Op& op, InterceptedEvent event);
+
+// Fills in what every instruction has: its length, and the memory operand if there is one.
+void DescribeInstruction(const Core& core, const Op& op, InterceptedEvent& event);
+
 // True if the instruction `op`, which has made the checks that come first, may not happen: guest
 // mode is left instead. An instruction ends with `if (Leaves(...)) return false`.
-inline bool Leaves(Core& core, const Op& op, InterceptedEvent event) {
+inline bool Leaves(Core& core, const Op& op, const InterceptedEvent& event) {
   if (!core.guest.intercepts.Has(event.what)) [[likely]]
     return false;
-  event.instruction_bytes = op.length;
-  return AskUnit(core, event);
+  return AskUnit(core, op, event);
 }
 inline bool Leaves(Core& core, const Op& op, Intercept what) {
   return Leaves(core, op, InterceptedEvent{.what = what});

@@ -168,7 +168,8 @@ bool Return(Core& core, unsigned bytes) {
 
 bool Iret(Core& core, const Op& op) {
   if (Leaves(core, op, Intercept::kIret) || !Return(core, op.operand_bytes)) return false;
-  core.nmi_blocked = false;
+  const bool keeps = core.guest.active && core.guest.interrupts.iret_keeps_nmi_blocked;
+  if (!keeps) core.nmi_blocked = false;
   return true;
 }
 

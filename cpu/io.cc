@@ -37,15 +37,16 @@ bool WritePort(Core& core, std::uint16_t port, unsigned bytes, std::uint64_t val
 }
 
 // Whether guest mode is left for an access by IN or OUT.
-bool LeavesForPort(Core& core, const Op& op, std::uint16_t port, bool in) {
+bool LeavesForPort(Core& core, const Op& op, std::uint16_t port, bool in, bool immediate) {
   return Leaves(
       core, op,
-      {.what = Intercept::kIo, .io = {.port = port, .bytes = op.operand_bytes, .in = in}});
+      {.what = Intercept::kIo,
+       .io = {.port = port, .bytes = op.operand_bytes, .in = in, .immediate_port = immediate}});
 }
 
-bool In(Core& core, const Op& op, std::uint16_t port) {
+bool In(Core& core, const Op& op, std::uint16_t port, bool immediate) {
   std::uint64_t value = 0;
-  if (!CheckPort(core, port, op.operand_bytes) || LeavesForPort(core, op, port, true) ||
+  if (!CheckPort(core, port, op.operand_bytes) || LeavesForPort(core, op, port, true, immediate) ||
       !ReadPort(core, port, op.operand_bytes, value)) {
     return false;
   }
@@ -63,8 +64,8 @@ bool In(Core& core, const Op& op, std::uint16_t port) {
   return true;
 }
 
-bool Out(Core& core, const Op& op, std::uint16_t port) {
-  if (!CheckPort(core, port, op.operand_bytes) || LeavesForPort(core, op, port, false)) {
+bool Out(Core& core, const Op& op, std::uint16_t port, bool immediate) {
+  if (!CheckPort(core, port, op.operand_bytes) || LeavesForPort(core, op, port, false, immediate)) {
     return false;
   }
   const std::uint64_t mask = (std::uint64_t{1} << (8 * op.operand_bytes)) - 1;
@@ -183,16 +184,16 @@ bool CheckPort(Core& core, std::uint16_t port, unsigned bytes) {
 }
 
 bool InImmediate(Core& core, const Op& op) {
-  return In(core, op, static_cast<std::uint8_t>(op.immediate));
+  return In(core, op, static_cast<std::uint8_t>(op.immediate), true);
 }
 bool InDx(Core& core, const Op& op) {
-  return In(core, op, static_cast<std::uint16_t>(core.gpr[kRdx]));
+  return In(core, op, static_cast<std::uint16_t>(core.gpr[kRdx]), false);
 }
 bool OutImmediate(Core& core, const Op& op) {
-  return Out(core, op, static_cast<std::uint8_t>(op.immediate));
+  return Out(core, op, static_cast<std::uint8_t>(op.immediate), true);
 }
 bool OutDx(Core& core, const Op& op) {
-  return Out(core, op, static_cast<std::uint16_t>(core.gpr[kRdx]));
+  return Out(core, op, static_cast<std::uint16_t>(core.gpr[kRdx]), false);
 }
 bool Ins(Core& core, const Op& op) { return Repeat<InsOnce>(core, op); }
 bool Outs(Core& core, const Op& op) { return Repeat<OutsOnce>(core, op); }

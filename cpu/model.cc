@@ -66,6 +66,7 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kSse3, "sse3", 1, 0, kEcx, 0, Support::kHost},
     {Feature::kPclmulqdq, "pclmulqdq", 1, 0, kEcx, 1, Support::kHost},
     {Feature::kMonitor, "monitor", 1, 0, kEcx, 3, Support::kOff},
+    {Feature::kVmx, "vmx", 1, 0, kEcx, 5, Support::kExtension},
     {Feature::kSsse3, "ssse3", 1, 0, kEcx, 9, Support::kHost},
     {Feature::kFma, "fma", 1, 0, kEcx, 12, Support::kHost},
     {Feature::kCx16, "cx16", 1, 0, kEcx, 13, Support::kOn},
@@ -287,6 +288,11 @@ void SetDefaults(CpuModel& model) {
 void CpuModel::set_extension(const VirtExtension* extension) {
   extension_ = extension;
   amd_rules_ = extension != nullptr && extension->cpuid_vendor() != "GenuineIntel";
+}
+
+bool CpuModel::Has(std::string_view name) const {
+  const FeatureRow* row = FindRow(name);
+  return row != nullptr && Has(row->feature);
 }
 
 PagingFeatures CpuModel::paging() const {
@@ -526,7 +532,7 @@ CpuidResult CpuModel::Cpuid(std::uint32_t leaf, std::uint32_t subleaf,
     result = BasicLeaf(leaf, subleaf, dynamic);
   }
   // Its own leaf is there only if it is offered.
-  const bool beyond = leaf == kSvmLeaf && !offers_extension();
+  const bool beyond = leaf == kSvmLeaf && !Has(Feature::kSvm);
   if (extension_ != nullptr && !beyond) extension_->AdjustCpuid(leaf, subleaf, result);
   return result;
 }

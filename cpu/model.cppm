@@ -41,6 +41,7 @@ enum class Feature : std::uint8_t {
   kSse3,
   kPclmulqdq,
   kMonitor,
+  kVmx,
   kSsse3,
   kFma,
   kCx16,
@@ -133,6 +134,8 @@ class CpuModel {
   CpuModel() = default;
 
   inline bool Has(Feature feature) const { return features_[static_cast<unsigned>(feature)]; }
+  // The same by its name in /proc/cpuinfo.
+  bool Has(std::string_view name) const;
   void Set(Feature feature, bool on) { features_[static_cast<unsigned>(feature)] = on; }
 
   inline std::uint8_t physical_bits() const { return physical_bits_; }
@@ -150,7 +153,7 @@ class CpuModel {
   const VirtExtension* extension() const { return extension_; }
   void set_extension(const VirtExtension* extension);
   // Whether guests are offered what that extension adds to a processor.
-  bool offers_extension() const { return extension_ != nullptr && Has(Feature::kSvm); }
+  bool offers_extension() const { return Has(Feature::kSvm) || Has(Feature::kVmx); }
 
   // Where the vendors' manuals disagree about instructions that both have: true if it is as in
   // [amd/vol2] and [amd/vol3], false if as in [intel/vol2] and [intel/vol3].

@@ -78,7 +78,8 @@ Result ResultOf(VirtUnit::MsrAnswer answer) {
   return Result::kRefused;
 }
 Result ReadOfUnit(const Core& core, std::uint32_t index, std::uint64_t& value) {
-  return core.unit != nullptr ? ResultOf(core.unit->ReadMsr(index, value)) : Result::kNotOurs;
+  return core.unit != nullptr ? ResultOf(core.unit->ReadMsr(*core.unit_host, index, value))
+                              : Result::kNotOurs;
 }
 Result WriteOfUnit(const Core& core, std::uint32_t index, std::uint64_t value) {
   if (core.unit == nullptr) return Result::kNotOurs;
@@ -278,7 +279,10 @@ bool TscRefused(const Core& core) { return core.cpl > 0 && (core.cr4 & kCr4Tsd) 
 
 bool Random(Core& core, const Op& op, Feature feature) {
   if (!core.model->Has(feature)) return core.Raise(kUd);
-  if (Leaves(core, op, feature == Feature::kRdrand ? Intercept::kRdrand : Intercept::kRdseed)) {
+  if (Leaves(core, op,
+             {.what = feature == Feature::kRdrand ? Intercept::kRdrand : Intercept::kRdseed,
+              .gpr = static_cast<std::uint8_t>(op.first / 8),
+              .operand_bytes = op.operand_bytes})) {
     return false;
   }
   std::uint64_t value = 0;
@@ -303,6 +307,14 @@ bool Random(Core& core, const Op& op, Feature feature) {
 
 std::uint64_t ReadTsc(const Core& core) {
   return ClockNow() + core.tsc_offset + core.guest.tsc_offset;
+}
+
+bool ReadOwnMsr(Core& core, std::uint32_t index, std::uint64_t& value) {
+  return ReadOwn(core, index, value) == Result::kDone;
+}
+
+bool WriteOwnMsr(Core& core, std::uint32_t index, std::uint64_t value) {
+  return WriteOwn(core, index, value) == Result::kDone;
 }
 
 bool Rdmsr(Core& core, const Op& op) {
@@ -358,7 +370,9 @@ bool Rdtsc(Core& core, const Op& op) {
 }
 
 bool Rdtscp(Core& core, const Op& op) {
-  if (!core.model->Has(Feature::kRdtscp)) return core.Raise(kUd);
+  if (!core.model->Has(Feature::kRdtscp) || core.guest.undefined.Has(Intercept::kRdtscp)) {
+    return core.Raise(kUd);
+  }
   if (TscRefused(core)) return core.Raise(kGp, 0);
   if (Leaves(core, op, Intercept::kRdtscp)) return false;
   SetPair(core, ReadTsc(core));
@@ -368,7 +382,8 @@ bool Rdtscp(Core& core, const Op& op) {
 
 // There are no counters: every index is refused, whatever the privilege.
 bool Rdpmc(Core& core, const Op& op) {
-  if (core.cpl == 0 && Leaves(core, op, Intercept::kRdpmc)) return false;
+  const bool allowed = core.cpl == 0 || (core.cr4 & kCr4Pce) != 0;
+  if (allowed && Leaves(core, op, Intercept::kRdpmc)) return false;
   return core.Raise(kGp, 0);
 }
 

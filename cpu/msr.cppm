@@ -11,6 +11,10 @@ export namespace pagesaw::cpu {
 // The guest's time-stamp counter now: the host's monotonic clock in nanoseconds plus an offset.
 std::uint64_t ReadTsc(const Core& core);
 
+// What RDMSR and WRMSR do with MSRs that the processor itself holds. False: refused, or not such.
+bool ReadOwnMsr(Core& core, std::uint32_t index, std::uint64_t& value);
+bool WriteOwnMsr(Core& core, std::uint32_t index, std::uint64_t value);
+
 bool Rdmsr(Core& core, const Op& op);
 bool Wrmsr(Core& core, const Op& op);
 bool Rdtsc(Core& core, const Op& op);

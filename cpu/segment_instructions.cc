@@ -71,9 +71,14 @@ bool LoadPointer(Core& core, const Op& op) {
   return true;
 }
 
+// `reg`: of the operand, unless it is memory.
+bool LeavesForSelector(Core& core, const Op& op, Intercept what, RegisterOffset reg) {
+  return Leaves(core, op, {.what = what, .gpr = static_cast<std::uint8_t>(reg / 8)});
+}
+
 bool StoreTable(Core& core, const Op& op, const DescriptorTable& table, Intercept intercept) {
   if (RefusedByUmip(core)) return core.Raise(kGp, 0);
-  if (Leaves(core, op, intercept)) return false;
+  if (Leaves(core, op, {.what = intercept, .operand_bytes = op.operand_bytes})) return false;
   std::uint8_t bytes[10];
   __builtin_memcpy(bytes, &table.limit, 2);
   __builtin_memcpy(bytes + 2, &table.base, 8);
@@ -94,7 +99,7 @@ bool StoreTable(Core& core, const Op& op, const DescriptorTable& table, Intercep
 
 bool LoadTable(Core& core, const Op& op, DescriptorTable& table, Intercept intercept) {
   if (core.cpl > 0) return core.Raise(kGp, 0);
-  if (Leaves(core, op, intercept)) return false;
+  if (Leaves(core, op, {.what = intercept, .operand_bytes = op.operand_bytes})) return false;
   std::uint8_t bytes[10] = {};
   const unsigned count = core.code_64() ? 10 : 6;
   std::uint64_t linear = 0;
@@ -236,21 +241,21 @@ bool LoadFarPointer(Core& core, const Op& op) {
 bool Sldt(Core& core, const Op& op) {
   if (NoSelectors(core)) return core.Raise(kUd);
   if (RefusedByUmip(core)) return core.Raise(kGp, 0);
-  if (Leaves(core, op, Intercept::kReadLdtr)) return false;
+  if (LeavesForSelector(core, op, Intercept::kReadLdtr, op.first)) return false;
   return StoreSelector(core, op, core.segments[kLdtr].selector);
 }
 
 bool Str(Core& core, const Op& op) {
   if (NoSelectors(core)) return core.Raise(kUd);
   if (RefusedByUmip(core)) return core.Raise(kGp, 0);
-  if (Leaves(core, op, Intercept::kReadTr)) return false;
+  if (LeavesForSelector(core, op, Intercept::kReadTr, op.first)) return false;
   return StoreSelector(core, op, core.segments[kTr].selector);
 }
 
 bool Lldt(Core& core, const Op& op) {
   if (NoSelectors(core)) return core.Raise(kUd);
   if (core.cpl > 0) return core.Raise(kGp, 0);
-  if (Leaves(core, op, Intercept::kWriteLdtr)) return false;
+  if (LeavesForSelector(core, op, Intercept::kWriteLdtr, op.second)) return false;
   std::uint16_t selector = 0;
   if (!LoadSelector(core, op, selector)) return false;
   if (IsNull(selector)) {
@@ -274,7 +279,7 @@ bool Lldt(Core& core, const Op& op) {
 bool Ltr(Core& core, const Op& op) {
   if (NoSelectors(core)) return core.Raise(kUd);
   if (core.cpl > 0) return core.Raise(kGp, 0);
-  if (Leaves(core, op, Intercept::kWriteTr)) return false;
+  if (LeavesForSelector(core, op, Intercept::kWriteTr, op.second)) return false;
   std::uint16_t selector = 0;
   if (!LoadSelector(core, op, selector)) return false;
   if (IsNull(selector)) return core.Raise(kGp, 0);

@@ -2,11 +2,13 @@ module;
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <utility>
 module pagesaw.cpu.software_processor;
 
@@ -43,6 +45,9 @@ Pending PendingOf(const Event& event, std::uint64_t rip) {
   }
   return pending;
 }
+
+// Instructions between two looks at a deadline.
+constexpr std::int64_t kDeadlineSlice = 1000;
 
 // Whether an instruction that leaves so is done all the same: changes of paging that the outside
 // hears of, and waiting.
@@ -162,7 +167,14 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
       TakeVirtualInterrupt()) {
     return true;
   }
-  while (core.pending) {
+  for (;;) {
+    if (core.guest.active) {
+      if (const std::optional<Intercept> due = DueInGuestMode()) {
+        if (LeaveGuestMode({.what = *due})) return true;
+        continue;
+      }
+    }
+    if (!core.pending) break;
     if (DeliverPending()) return true;
     if (--deliveries_left_ == 0) return LeaveFor(ExitReason::kBudget);
   }
@@ -174,10 +186,11 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
     case Activity::kActive:
       break;
     case Activity::kShutdown:
-      return LeaveFor(ExitReason::kShutdown);
+      // A guest's own waits for what leads out of guest mode.
+      return LeaveFor(core.guest.active ? ExitReason::kHalt : ExitReason::kShutdown);
     case Activity::kHalted:
     case Activity::kWaitForSipi:
-      return LeaveFor(ExitReason::kHalt);
+      return core.guest.deadline ? SleepTowardsDeadline() : LeaveFor(ExitReason::kHalt);
   }
   return core.budget <= 0 && LeaveFor(ExitReason::kBudget);
 }
@@ -197,6 +210,41 @@ bool SoftwareProcessor::TakeQueued() {
   core.pending = DuringDelivery(core, *core.pending, queued);
   if (!core.pending && ShutdownLeaves(core)) return LeaveGuestMode(core.guest.met);
   return false;
+}
+
+std::optional<Intercept> SoftwareProcessor::DueInGuestMode() const {
+  const Core& core = *core_;
+  const GuestMode& guest = core.guest;
+  // What the instruction just done leads to comes before its debug traps.
+  // [intel/vol3] "Priority Among Concurrent Events"
+  if (!core.pending || core.pending->event_class == EventClass::kTrap) {
+    if (guest.tpr_fell && guest.intercepts.Has(Intercept::kTprBelowThreshold)) {
+      return Intercept::kTprBelowThreshold;
+    }
+    if (guest.step_due) return Intercept::kStep;
+  }
+  if (core.pending || !core.replay.empty() || core.activity == Activity::kWaitForSipi) {
+    return std::nullopt;
+  }
+  if (guest.deadline && unit_host_.Tsc() >= *guest.deadline) return Intercept::kDeadline;
+  if (core.interrupt_shadow) return std::nullopt;
+  if (guest.intercepts.Has(Intercept::kNmiWindow) && !core.nmi_blocked) {
+    return Intercept::kNmiWindow;
+  }
+  const bool open = (core.rflags & kFlagIf) != 0 && core.activity != Activity::kShutdown;
+  if (open && guest.intercepts.Has(Intercept::kInterruptWindow)) return Intercept::kInterruptWindow;
+  return std::nullopt;
+}
+
+// Only the processor looks at that time, so it does not wait for long.
+bool SoftwareProcessor::SleepTowardsDeadline() {
+  constexpr std::uint64_t kLongestNs = 50'000;
+  const std::uint64_t now = unit_host_.Tsc();
+  const std::uint64_t left = *core_->guest.deadline - now;
+  if (now < *core_->guest.deadline && !core_->attention.load(std::memory_order_relaxed)) {
+    std::this_thread::sleep_for(std::chrono::nanoseconds(std::min(left, kLongestNs)));
+  }
+  return LeaveFor(ExitReason::kRequested);
 }
 
 bool SoftwareProcessor::TakeVirtualInterrupt() {
@@ -219,7 +267,6 @@ bool SoftwareProcessor::LeaveGuestModeBy(Leave leave) {
   Core& core = *core_;
   core.stop = Stop::kNone;
   core.exit = Exit{};
-  core.activity = Activity::kActive;
   leave();
   core.delivering.reset();
   if (!core.guest.active && (core.rflags & kFlagTf) != 0) TellDebugCauses(kDr6Bs);
@@ -259,6 +306,7 @@ bool SoftwareProcessor::DeliverPending() {
     case Delivery::kDone:
       core.pending.reset();
       TellDebugCauses(0);
+      core.guest.step_due = core.guest.intercepts.Has(Intercept::kStep);
       ++delivered_;
       core.link = nullptr;  // the handler is not the branch's target
       core.replay.Clear();
@@ -305,7 +353,8 @@ bool SoftwareProcessor::RunBlock() {
   const bool trap = (core.rflags & kFlagTf) != 0;
   core.trap_cancelled = core.trap_forced = core.guest.switched = false;
   const bool shadow = core.interrupt_shadow;
-  bool single = trap || shadow || run_alone_ || !core.replay.empty();
+  const bool steps = core.guest.intercepts.Has(Intercept::kStep);
+  bool single = trap || shadow || steps || run_alone_ || !core.replay.empty();
   const std::uint64_t before = core.debug_causes;
   // RF lasts for one instruction.
   const std::uint64_t resume = core.rflags & kFlagRf;
@@ -321,6 +370,7 @@ bool SoftwareProcessor::RunBlock() {
   const std::int64_t budget_before = core.budget;
   core.rflags &= ~resume;
   core.stack_shadow = core.in_repeat = run_alone_ = false;
+  core.guest.began_in_stack_shadow = stack_shadow;
   core.alone = single;
   core.stop = Stop::kNone;
   const Block* block = fetcher_.Find(core, single);
@@ -329,29 +379,35 @@ bool SoftwareProcessor::RunBlock() {
   bool branched = false;
   if (admitted) {
     // A single instruction runs on a budget of its own, so that it cannot jump on into a block.
-    const bool alone = single;
     const std::int64_t rest = core.budget - block->instructions;
-    core.budget = alone ? 0 : rest;
+    const std::int64_t longest = single ? 0 : core.guest.deadline ? kDeadlineSlice : rest;
+    const std::int64_t held = std::max<std::int64_t>(rest - longest, 0);
+    core.budget = single ? 0 : rest - held;
     Op* ops = block->ops;
     core.ip_base = core.rip - ops->ip;
     // The instruction may make the block be forgotten.
     const bool jumps = IsDirectJump(*block);
     const std::uint64_t next = core.NextRip(ops);
     ops->run(core, ops);
-    if (alone) core.budget += rest;
+    core.budget += single ? rest : held;
     branched = jumps || (core.rip != next && !core.in_repeat);
   }
+  core.guest.began_in_stack_shadow = false;
   const bool done =
       core.stop == Stop::kNone || (core.stop == Stop::kExit && LeavesBehind(core.exit.reason));
-  if (done && core.guest.switched) return LeavesBehindSwitch();
+  if (done && core.guest.switched) {
+    if (core.guest.active && !core.stack_shadow && !core.pending) TellDebugCauses(0);
+    return LeavesBehindSwitch();
+  }
   if (done) {
     // A load of SS behind another one hides nothing.
     if (stack_shadow) core.stack_shadow = false;
     if (shadow) core.interrupt_shadow = core.stack_shadow;
     if (single) core.replay.Clear();
+    core.guest.step_due = core.guest.step_due || steps;
     const bool wants_step = (trap && !core.trap_cancelled) || core.trap_forced;
-    const bool steps = wants_step && (branched || (core.debugctl & kDebugctlBtf) == 0);
-    if (!core.stack_shadow) TellDebugCauses(steps ? kDr6Bs : 0);
+    const bool trapped = wants_step && (branched || (core.debugctl & kDebugctlBtf) == 0);
+    if (!core.stack_shadow) TellDebugCauses(trapped ? kDr6Bs : 0);
   } else {
     // It may begin again: nothing of it has happened, what waited waits.
     core.debug_causes = before;
@@ -400,7 +456,7 @@ bool SoftwareProcessor::CanTakeInterrupt() const {
   const Core& core = *core_;
   const GuestInterrupts& interrupts = core.guest.interrupts;
   if (!interrupts.open || HasQueuedEvent() || !core.replay.empty() ||
-      core.activity == Activity::kShutdown) {
+      core.activity == Activity::kShutdown || core.activity == Activity::kWaitForSipi) {
     return false;
   }
   const bool by_host_flag = core.guest.active && interrupts.by_host_flag;
@@ -411,9 +467,11 @@ bool SoftwareProcessor::CanTakeInterrupt() const {
 
 bool SoftwareProcessor::CanTakeNmi() const {
   const Core& core = *core_;
-  const bool leaves = core.guest.active && core.guest.interrupts.nmi_leaves;
-  return core.guest.interrupts.open && !core.nmi_blocked && (leaves || !core.interrupt_shadow) &&
-         !HasQueuedEvent() && core.replay.empty();
+  const GuestInterrupts& interrupts = core.guest.interrupts;
+  const bool leaves = core.guest.active && interrupts.nmi_leaves;
+  const bool blocked = core.nmi_blocked && !(core.guest.active && interrupts.virtual_nmis);
+  return interrupts.open && !blocked && (leaves || !core.interrupt_shadow) && !HasQueuedEvent() &&
+         core.replay.empty() && core.activity != Activity::kWaitForSipi;
 }
 
 void SoftwareProcessor::TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) {
@@ -432,7 +490,7 @@ bool SoftwareProcessor::TakeNmi() {
     Inject({.kind = Event::Kind::kNmi, .vector = 2});
     return true;
   }
-  const bool taken = guest.interrupts.taken_on_leaving;
+  const bool taken = guest.interrupts.nmi_taken_on_leaving;
   exits_now_ = LeaveGuestMode({.what = Intercept::kNmi});
   return taken;
 }

@@ -15,6 +15,7 @@ import pagesaw.core.cpu_state;
 import pagesaw.core.paging_state;
 export import pagesaw.cpu.code_registry;
 import pagesaw.core.guest_memory;
+import pagesaw.core.guest_mode;
 import pagesaw.cpu.core;
 import pagesaw.cpu.fetch;
 import pagesaw.cpu.guest_mode;
@@ -40,7 +41,9 @@ class SoftwareProcessor final : public Processor {
   bool CanTakeNmi() const override;
   void TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) override;
   bool TakeNmi() override;
-  bool CanTakeInit() const override { return core_->guest.interrupts.open; }
+  bool CanTakeInit() const override {
+    return core_->guest.interrupts.open && core_->guest.interrupts.init_open;
+  }
   bool TakeInit() override;
   void SetInterruptWindow(bool wanted) override;
   std::span<const Gpa> TakeDirectWrites() override { return unit_host_.TakeWrites(); }
@@ -86,6 +89,10 @@ class SoftwareProcessor final : public Processor {
   // Has `leave` leave guest mode, or deliver something in it. True: Run returns `core_->exit`.
   template <typename Leave>
   bool LeaveGuestModeBy(Leave leave);
+  // In guest mode: what makes it be left before anything more happens.
+  std::optional<Intercept> DueInGuestMode() const;
+  // Waits, halted, for the deadline of guest mode or a while. True.
+  bool SleepTowardsDeadline();
   // Leaves guest mode for `event`. True: Run returns `core_->exit`.
   bool LeaveGuestMode(const InterceptedEvent& event);
   bool LeavesBehindSwitch();

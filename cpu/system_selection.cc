@@ -363,16 +363,20 @@ Selection SelectPorts(const Decoded& decoded, Op& op) {
 // What a virtualization extension adds. Without one they are undefined, as anything unknown is.
 bool OfExtension(Core& core, const Op& op) {
   if (core.unit == nullptr) return core.Raise(kUd);
-  const InterceptedEvent event = {.what = Intercept::kInstruction,
-                                  .instruction_bytes = op.length,
-                                  .instruction = static_cast<VirtInstruction>(op.second)};
+  InterceptedEvent event = {.what = Intercept::kInstruction,
+                            .gpr = static_cast<std::uint8_t>(op.first / 8 & 15),
+                            .second_gpr = static_cast<std::uint8_t>(op.second / 8 & 15),
+                            .operand_bytes = op.operand_bytes,
+                            .instruction = static_cast<VirtInstruction>(op.immediate)};
+  DescribeInstruction(core, op, event);
+  core.guest.op = &op;
   return core.unit->Execute(*core.unit_host, event);
 }
 
-// VMCALL and VMMCALL: in guest mode the extension's; else ours, if it is said that we are there.
+// VMCALL and VMMCALL: ours, if it is said that we are there, outside guest mode.
 bool CallSomeHypervisor(Core& core, const Op& op) {
-  if (core.guest.active) return OfExtension(core, op);
-  return core.model->Has(Feature::kHypervisor) ? CallHypervisor(core, op) : core.Raise(kUd);
+  const bool ours = !core.guest.active && core.model->Has(Feature::kHypervisor);
+  return ours ? CallHypervisor(core, op) : OfExtension(core, op);
 }
 
 Selection SelectExtension(const Decoded& decoded, Op& op) {
@@ -382,18 +386,30 @@ Selection SelectExtension(const Decoded& decoded, Op& op) {
   };
   static constexpr Row kRows[] = {
       {ZYDIS_MNEMONIC_CLGI, VirtInstruction::kClgi},
+      {ZYDIS_MNEMONIC_INVEPT, VirtInstruction::kInvept},
       {ZYDIS_MNEMONIC_INVLPGA, VirtInstruction::kInvlpga},
+      {ZYDIS_MNEMONIC_INVVPID, VirtInstruction::kInvvpid},
       {ZYDIS_MNEMONIC_SKINIT, VirtInstruction::kSkinit},
       {ZYDIS_MNEMONIC_STGI, VirtInstruction::kStgi},
       {ZYDIS_MNEMONIC_VMCALL, VirtInstruction::kVmcall},
+      {ZYDIS_MNEMONIC_VMCLEAR, VirtInstruction::kVmclear},
+      {ZYDIS_MNEMONIC_VMFUNC, VirtInstruction::kVmfunc},
+      {ZYDIS_MNEMONIC_VMLAUNCH, VirtInstruction::kVmlaunch},
       {ZYDIS_MNEMONIC_VMLOAD, VirtInstruction::kVmload},
       {ZYDIS_MNEMONIC_VMMCALL, VirtInstruction::kVmmcall},
+      {ZYDIS_MNEMONIC_VMPTRLD, VirtInstruction::kVmptrld},
+      {ZYDIS_MNEMONIC_VMPTRST, VirtInstruction::kVmptrst},
+      {ZYDIS_MNEMONIC_VMREAD, VirtInstruction::kVmread},
+      {ZYDIS_MNEMONIC_VMRESUME, VirtInstruction::kVmresume},
       {ZYDIS_MNEMONIC_VMRUN, VirtInstruction::kVmrun},
       {ZYDIS_MNEMONIC_VMSAVE, VirtInstruction::kVmsave},
+      {ZYDIS_MNEMONIC_VMWRITE, VirtInstruction::kVmwrite},
+      {ZYDIS_MNEMONIC_VMXOFF, VirtInstruction::kVmxoff},
+      {ZYDIS_MNEMONIC_VMXON, VirtInstruction::kVmxon},
   };
   for (const Row& row : kRows) {
     if (row.mnemonic != decoded.instruction.mnemonic) continue;
-    op.second = static_cast<RegisterOffset>(row.instruction);
+    op.immediate = static_cast<std::uint64_t>(row.instruction);
     const bool call =
         row.instruction == VirtInstruction::kVmmcall || row.instruction == VirtInstruction::kVmcall;
     return call ? Ends<CallSomeHypervisor>() : Ends<OfExtension>();

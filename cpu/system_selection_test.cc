@@ -110,7 +110,7 @@ INSTANTIATE_TEST_SUITE_P(
                     DecodeCase{"Xorps", {0x0f, 0x57, 0xc0}, false, false},
                     DecodeCase{"Vmcall", {0x0f, 0x01, 0xc1}, true, true},
                     DecodeCase{"Vmmcall", {0x0f, 0x01, 0xd9}, true, true},
-                    DecodeCase{"Vmlaunch", {0x0f, 0x01, 0xc2}, false, false},
+                    DecodeCase{"Vmlaunch", {0x0f, 0x01, 0xc2}, true, true},
                     DecodeCase{"Monitor", {0x0f, 0x01, 0xc8}, true, false},
                     DecodeCase{"Mwait", {0x0f, 0x01, 0xc9}, true, true}),
     [](const auto& info) { return std::string(info.param.name); });

@@ -3,6 +3,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string_view>
 #include <vector>
 export module pagesaw.plugins.svm.fake_host;
 
@@ -21,8 +22,17 @@ class FakeHost final : public VirtHost {
 
   CpuState State() const override { return state; }
   void SwitchState(const CpuState& next) override { state = next; }
+  BoundaryState boundary() const override { return {}; }
+  void SetBoundary(const BoundaryState&) override {}
   std::uint64_t gpr(Gpr number) const override { return state.gpr[number]; }
+  void SetGpr(Gpr number, std::uint64_t value) override { state.gpr[number] = value; }
+  void SetArithmeticFlags(std::uint64_t) override {}
   RegisterLimits limits() const override { return register_limits; }
+  bool Has(std::string_view) const override { return true; }
+  void SetFixedControls(std::uint64_t, std::uint64_t) override {}
+  std::uint64_t Tsc() const override { return 0; }
+  bool ReadMsr(std::uint32_t, std::uint64_t&) override { return false; }
+  bool WriteMsr(std::uint32_t, std::uint64_t) override { return false; }
   bool guest_mode() const override { return entry.has_value(); }
   void EnterGuestMode(const GuestEntry& how) override { entry = how; }
   void LeaveGuestMode() override { entry.reset(); }
@@ -41,6 +51,8 @@ class FakeHost final : public VirtHost {
     general_protection = true;
     return false;
   }
+  bool LoadOperand(void*, unsigned) override { return false; }
+  bool StoreOperand(const void*, unsigned) override { return false; }
   bool LeaveFor(const InterceptedEvent& event) override {
     left_for = event;
     return false;

@@ -278,7 +278,8 @@ void SvmUnit::Leave(VirtHost& host, const InterceptedEvent& event) {
 
 bool SvmUnit::MayBeEnabled() const { return (vm_cr_ & kVmCrDisable) == 0; }
 
-VirtUnit::MsrAnswer SvmUnit::ReadMsr(std::uint32_t index, std::uint64_t& value) const {
+VirtUnit::MsrAnswer SvmUnit::ReadMsr(const VirtHost&, std::uint32_t index,
+                                     std::uint64_t& value) const {
   switch (index) {
     case kMsrVmCr:
       value = vm_cr_;

@@ -18,7 +18,7 @@ class SvmUnit final : public VirtUnit {
   bool Execute(VirtHost& host, const InterceptedEvent& event) override;
   bool Leaves(VirtHost& host, const InterceptedEvent& event) override;
   void Leave(VirtHost& host, const InterceptedEvent& event) override;
-  MsrAnswer ReadMsr(std::uint32_t index, std::uint64_t& value) const override;
+  MsrAnswer ReadMsr(const VirtHost& host, std::uint32_t index, std::uint64_t& value) const override;
   MsrAnswer WriteMsr(VirtHost& host, std::uint32_t index, std::uint64_t value) override;
   bool MayBeEnabled() const override;
 

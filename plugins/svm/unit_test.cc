@@ -382,7 +382,7 @@ TEST_F(SvmUnitTest, LoadsAndSavesTheRest) {
 
 TEST_F(SvmUnitTest, MsrsKeepTheirRules) {
   std::uint64_t value = 1;
-  EXPECT_EQ(unit_.ReadMsr(0xc001'0117, value), VirtUnit::MsrAnswer::kDone);
+  EXPECT_EQ(unit_.ReadMsr(host_, 0xc001'0117, value), VirtUnit::MsrAnswer::kDone);
   EXPECT_EQ(value, 0u);
   EXPECT_EQ(unit_.WriteMsr(host_, 0xc001'0117, 0x1008), VirtUnit::MsrAnswer::kRefused);
   EXPECT_EQ(unit_.WriteMsr(host_, 0xc001'0117, 0x5000), VirtUnit::MsrAnswer::kDone);
@@ -393,7 +393,7 @@ TEST_F(SvmUnitTest, MsrsKeepTheirRules) {
   EXPECT_FALSE(unit_.MayBeEnabled());
   EXPECT_EQ(unit_.WriteMsr(host_, 0xc001'0114, 0), VirtUnit::MsrAnswer::kDone);
   EXPECT_FALSE(unit_.MayBeEnabled());
-  EXPECT_EQ(unit_.ReadMsr(0x10, value), VirtUnit::MsrAnswer::kUnknown);
+  EXPECT_EQ(unit_.ReadMsr(host_, 0x10, value), VirtUnit::MsrAnswer::kUnknown);
 }
 
 }  // namespace
