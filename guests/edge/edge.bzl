@@ -57,6 +57,7 @@ EDGE_GUESTS = [
     "tlb",
     "triple_fault",
     "virtual_8086",
+    "vmx",
 ]
 
 # These have an entry of their own and stay in 32-bit mode until they choose otherwise.

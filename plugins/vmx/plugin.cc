@@ -7,6 +7,7 @@ module pagesaw.plugins.vmx.plugin;
 
 import pagesaw.core.access;
 import pagesaw.plugins.vmx.ept_format;
+import pagesaw.plugins.vmx.unit;
 
 namespace pagesaw::vmx {
 namespace {
@@ -69,6 +70,8 @@ ExitDescription VmxExtension::Describe(const TableFault& fault, const PageFormat
 }
 
 void VmxExtension::AdjustCpuid(std::uint32_t, std::uint32_t, CpuidResult&) const {}
+
+std::unique_ptr<VirtUnit> VmxExtension::MakeUnit() const { return std::make_unique<VmxUnit>(); }
 
 // [intel/vol3] "32-Bit Paging": bits of 4 MiB pages above the physical width are reserved
 void VmxExtension::AdjustPagingFeatures(bool& root_bit8_reserved, std::uint8_t& pse36_bits,

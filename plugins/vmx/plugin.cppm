@@ -5,6 +5,7 @@ module;
 #include <string_view>
 export module pagesaw.plugins.vmx.plugin;
 
+import pagesaw.core.guest_mode;
 import pagesaw.core.page_format;
 import pagesaw.core.plugin;
 import pagesaw.core.processor;
@@ -20,8 +21,10 @@ class VmxExtension final : public VirtExtension {
 
   // An EPT violation with its exit qualification, or an EPT misconfiguration.
   ExitDescription Describe(const TableFault& fault, const PageFormat& format) const override;
-  // Nothing yet: a guest is not offered VMX.
+  // Nothing: the MSRs tell what VMX has.
   void AdjustCpuid(std::uint32_t leaf, std::uint32_t subleaf, CpuidResult& result) const override;
+  std::string_view feature() const override { return "vmx"; }
+  std::unique_ptr<VirtUnit> MakeUnit() const override;
   void AdjustPagingFeatures(bool& root_bit8_reserved, std::uint8_t& pse36_bits,
                             unsigned physical_bits) const override;
 };

@@ -1,0 +1,18 @@
+// The lists of MSRs that VM entries and VM exits load and store. [intel/vol3] "VM-Exit Controls for
+// MSRs", "Loading MSRs"
+module;
+#include <cstdint>
+export module pagesaw.plugins.vmx.msr_lists;
+
+import pagesaw.core.address;
+import pagesaw.core.guest_mode;
+
+export namespace pagesaw::vmx {
+
+// Loads the `count` entries at `list`. 0, or the number of the first, from 1, that cannot be.
+std::uint32_t LoadMsrs(VirtHost& host, Gpa list, std::uint32_t count);
+
+// Stores into the `count` entries at `list`. The same.
+std::uint32_t StoreMsrs(VirtHost& host, Gpa list, std::uint32_t count);
+
+}  // namespace pagesaw::vmx

@@ -1,0 +1,216 @@
+module;
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+module pagesaw.plugins.vmx.unit;
+
+import pagesaw.plugins.vmx.entry_checks;
+import pagesaw.plugins.vmx.exits;
+import pagesaw.plugins.vmx.msr_lists;
+import pagesaw.plugins.vmx.world;
+
+namespace pagesaw::vmx {
+namespace {
+
+constexpr std::uint64_t kVirtualTprOffset = 0x80;
+constexpr std::uint64_t kFeatureControl = kFeatureControlLock | kFeatureControlVmx;
+
+// The byte of the virtual-APIC page that holds the virtual task priority.
+std::byte* VirtualTpr(VirtHost& host, const Vmcs& vmcs) {
+  return host.Memory(Gpa(vmcs.Get(field::kVirtualApic) + kVirtualTprOffset), 1);
+}
+
+// Exceptions that are faults tell RF as their handler's frame would. [intel/vol3] "Saving RIP, RSP,
+// RFLAGS, and SSP"
+bool SetsResumeFlag(const InterceptedEvent& event) {
+  constexpr unsigned kDb = 1;
+  return event.what == Intercept::kException && event.kind == DeliveredEvent::Kind::kException &&
+         event.number != kDb;
+}
+
+}  // namespace
+
+// -- VM entries
+
+bool VmxUnit::Launch(VirtHost& host, const CpuState& state, bool resumes) {
+  if (!operation_->current) {
+    host.SetArithmeticFlags(kFlagCf);
+    return true;
+  }
+  if (host.boundary().stack_shadow) return Fail(host, InstructionError::kEntryWithMovSsBlocking);
+  Vmcs vmcs = CurrentVmcs(host);
+  if (vmcs.launched() != resumes) {
+    return Fail(host, resumes ? InstructionError::kVmresumeNotLaunched
+                              : InstructionError::kVmlaunchNotClear);
+  }
+  controls_ = Controls(vmcs);
+  const EntryContext context = {.host = host,
+                                .vmcs = vmcs,
+                                .controls = controls_,
+                                .capabilities = operation_->capabilities,
+                                .limits = host.limits()};
+  if (!ControlsFit(context)) return Fail(host, InstructionError::kControls);
+  if (!HostStateFits(context, state)) return Fail(host, InstructionError::kHostState);
+  host.SetArithmeticFlags(0);
+  if (const std::optional<std::uint64_t> failure = GuestStateFailure(context)) {
+    return FailEntry(host, vmcs, ExitReason::kInvalidGuestState, *failure);
+  }
+  const std::optional<CpuState> guest = GuestState(host, vmcs, controls_, state);
+  if (!guest) return FailEntry(host, vmcs, ExitReason::kInvalidGuestState, kFailedPdptes);
+  return EnterGuest(host, vmcs, *guest);
+}
+
+bool VmxUnit::EnterGuest(VirtHost& host, Vmcs& vmcs, const CpuState& guest) {
+  host.SwitchState(guest);
+  if (controls_.HasEntry(entry::kLoadDebug)) {
+    (void)host.WriteMsr(kMsrDebugctl, vmcs.Get(field::kGuestDebugctl));
+  }
+  const Gpa msrs(vmcs.Get(field::kEntryMsrLoad));
+  if (const std::uint32_t failed = LoadMsrs(host, msrs, vmcs.Get32(field::kEntryMsrLoadCount))) {
+    return FailEntry(host, vmcs, ExitReason::kMsrLoading, failed);
+  }
+  vmcs.set_launched(true);
+  host.Wrote(*operation_->current);
+  intercepts_ = Intercepts(vmcs, controls_);
+  GuestEntry entry = intercepts_.Entry();
+  if (controls_.HasPin(pin::kPreemptionTimer)) {
+    timer_end_ = (host.Tsc() >> kPreemptionTimerShift) + vmcs.Get(field::kPreemptionTimer);
+    entry.deadline = timer_end_ << kPreemptionTimerShift;
+  }
+  const std::uint32_t blocking = vmcs.Get32(field::kInterruptibility);
+  BoundaryState boundary = {.stack_shadow = (blocking & kBlockedByMovSs) != 0};
+  const std::uint32_t event = vmcs.Get32(field::kEntryInterruption);
+  if ((event & kEventValid) == 0) {
+    boundary.debug_causes =
+        vmcs.Get(field::kGuestPendingDebug) & (kPendingBreakpoints | kPendingStep);
+  } else if (TypeOf(event) == EventType::kOther) {
+    entry.step_pending = true;
+  }
+  host.SetBoundary(boundary);
+  LoadInterrupts(host, vmcs);
+  host.EnterGuestMode(entry);
+  if ((event & kEventValid) != 0 && !entry.step_pending) {
+    host.Deliver(InjectedEvent(event, vmcs.Get32(field::kEntryErrorCode), guest.rip,
+                               vmcs.Get32(field::kEntryInstructionLength)));
+  }
+  return true;
+}
+
+void VmxUnit::LoadInterrupts(VirtHost& host, const Vmcs& vmcs) {
+  const bool interrupts = controls_.HasPin(pin::kInterruptExiting);
+  const bool nmis = controls_.HasPin(pin::kNmiExiting);
+  const bool virtual_nmis = controls_.HasPin(pin::kVirtualNmis);
+  GuestInterrupts& to = host.interrupts();
+  to = {.by_host_flag = interrupts,
+        .host_flag = true,
+        .interrupt_leaves = interrupts,
+        .nmi_leaves = nmis,
+        .taken_on_leaving = controls_.HasExit(exits::kAcknowledge),
+        .nmi_taken_on_leaving = true,
+        .virtual_nmis = virtual_nmis,
+        .iret_keeps_nmi_blocked = nmis && !virtual_nmis};
+  if (!controls_.HasPrimary(primary::kTprShadow)) return;
+  const std::byte* const tpr = VirtualTpr(host, vmcs);
+  virtual_tpr_ = tpr == nullptr ? 0 : std::to_integer<std::uint8_t>(*tpr >> 4);
+  to.has_virtual_tpr = true;
+  to.virtual_tpr = virtual_tpr_;
+  to.tpr_threshold = static_cast<std::uint8_t>(vmcs.Get(field::kTprThreshold) & 15);
+}
+
+// [intel/vol3] "VM-Entry Failures During or After Loading Guest State"
+bool VmxUnit::FailEntry(VirtHost& host, Vmcs& vmcs, ExitReason reason,
+                        std::uint64_t qualification) {
+  vmcs.Set(field::kExitReason, static_cast<std::uint32_t>(reason) | kEntryFailure);
+  vmcs.Set(field::kQualification, qualification);
+  host.Wrote(*operation_->current);
+  LoadHost(host, vmcs, host.State().nmi_blocked);
+  return true;
+}
+
+// -- VM exits
+
+bool VmxUnit::Leaves(VirtHost& host, const InterceptedEvent& event) {
+  return intercepts_.Leaves(host, event);
+}
+
+void VmxUnit::Leave(VirtHost& host, const InterceptedEvent& event) {
+  CpuState state = host.State();
+  const std::optional<DeliveredEvent> delivered = host.TakeDelivered();
+  Vmcs vmcs = CurrentVmcs(host);
+  const bool nmi = event.what == Intercept::kNmi;
+  const bool nmi_blocked = nmi || (state.nmi_blocked && !controls_.HasPin(pin::kVirtualNmis));
+  if (event.what == Intercept::kShutdown) state.activity = Activity::kActive;
+  state.rflags = SetsResumeFlag(event) ? state.rflags | kFlagRf : state.rflags & ~kFlagRf;
+  SaveGuestState(vmcs, controls_, state, host.boundary());
+  SaveTimer(host, vmcs);
+  if (controls_.HasExit(exits::kSaveDebug)) {
+    std::uint64_t debugctl = 0;
+    (void)host.ReadMsr(kMsrDebugctl, debugctl);
+    vmcs.Set(field::kGuestDebugctl, debugctl);
+  }
+  if (controls_.HasPrimary(primary::kTprShadow)) SaveVirtualTpr(host, vmcs);
+  RecordExit(vmcs, event, state, delivered, controls_.HasExit(exits::kAcknowledge));
+  vmcs.Set(field::kEntryInterruption, vmcs.Get(field::kEntryInterruption) & ~kEventValid);
+  host.Wrote(*operation_->current);
+  host.LeaveGuestMode();
+  host.interrupts() = {.init_open = false};
+  const Gpa msrs(vmcs.Get(field::kExitMsrStore));
+  const bool stored = StoreMsrs(host, msrs, vmcs.Get32(field::kExitMsrStoreCount)) == 0;
+  LoadHost(host, vmcs, nmi_blocked);
+  if (!stored) Abort(host);
+}
+
+void VmxUnit::SaveVirtualTpr(VirtHost& host, const Vmcs& vmcs) {
+  const std::uint8_t now = host.interrupts().virtual_tpr;
+  if (now == virtual_tpr_) return;
+  std::byte* const tpr = VirtualTpr(host, vmcs);
+  if (tpr == nullptr) return;
+  *tpr = static_cast<std::byte>(now << 4);
+  host.Wrote(Gpa(vmcs.Get(field::kVirtualApic)));
+}
+
+void VmxUnit::SaveTimer(VirtHost& host, Vmcs& vmcs) const {
+  if (!controls_.HasExit(exits::kSavePreemptionTimer)) return;
+  const std::uint64_t now = host.Tsc() >> kPreemptionTimerShift;
+  vmcs.Set(field::kPreemptionTimer, timer_end_ > now ? timer_end_ - now : 0);
+}
+
+void VmxUnit::LoadHost(VirtHost& host, Vmcs& vmcs, bool nmi_blocked) {
+  std::optional<CpuState> next = HypervisorState(host, vmcs, controls_, host.State());
+  if (!next) return Abort(host);
+  next->nmi_blocked = nmi_blocked;
+  host.SwitchState(*next);
+  (void)host.WriteMsr(kMsrDebugctl, 0);
+  const Gpa msrs(vmcs.Get(field::kExitMsrLoad));
+  if (LoadMsrs(host, msrs, vmcs.Get32(field::kExitMsrLoadCount)) != 0) Abort(host);
+}
+
+// [intel/vol3] "VMX Aborts"
+void VmxUnit::Abort(VirtHost& host) {
+  CpuState state = host.State();
+  state.activity = Activity::kShutdown;
+  host.SwitchState(state);
+}
+
+// -- MSRs
+
+// Firmware has enabled VMX and locked that.
+VirtUnit::MsrAnswer VmxUnit::ReadMsr(const VirtHost& host, std::uint32_t index,
+                                     std::uint64_t& value) const {
+  if (index == kMsrFeatureControl) {
+    value = kFeatureControl;
+    return MsrAnswer::kDone;
+  }
+  if (index < kMsrBasic || index > kMsrVmfunc) return MsrAnswer::kUnknown;
+  const std::optional<std::uint64_t> capability = Capabilities(host).Msr(index);
+  value = capability.value_or(0);
+  return capability ? MsrAnswer::kDone : MsrAnswer::kRefused;
+}
+
+VirtUnit::MsrAnswer VmxUnit::WriteMsr(VirtHost&, std::uint32_t index, std::uint64_t) {
+  const bool ours = index == kMsrFeatureControl || (index >= kMsrBasic && index <= kMsrVmfunc);
+  return ours ? MsrAnswer::kRefused : MsrAnswer::kUnknown;
+}
+
+}  // namespace pagesaw::vmx

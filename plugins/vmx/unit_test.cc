@@ -1,0 +1,522 @@
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <ostream>
+#include <string>
+
+import pagesaw.plugins.vmx.test_guest;
+
+namespace pagesaw::vmx {
+namespace {
+
+constexpr std::uint64_t kAll = ~std::uint64_t{0};
+
+InterceptedEvent Call() {
+  return {.what = Intercept::kInstruction,
+          .instruction_bytes = 3,
+          .instruction = VirtInstruction::kVmcall};
+}
+
+// -- instructions
+
+TEST(Vmxon, NeedsCr4Vmxe) {
+  FakeHost host;
+  VmxUnit unit;
+  EXPECT_FALSE(unit.Execute(
+      host, {.what = Intercept::kInstruction, .instruction = VirtInstruction::kVmxon}));
+  EXPECT_TRUE(host.undefined);
+}
+
+TEST(Vmxon, MakesTheControlRegistersKeepWhatVmxNeedsAndHoldsInitUp) {
+  TestGuest guest;
+  EXPECT_EQ(guest.host.fixed_cr0, 0x8000'0021u);
+  EXPECT_EQ(guest.host.fixed_cr4, 0x2000u);
+  EXPECT_FALSE(guest.host.guest_interrupts.init_open);
+  EXPECT_TRUE(guest.Execute(VirtInstruction::kVmxoff));
+  EXPECT_EQ(guest.host.fixed_cr0, 0u);
+  EXPECT_TRUE(guest.host.guest_interrupts.init_open);
+  guest.host.undefined = false;
+  EXPECT_FALSE(guest.Execute(VirtInstruction::kVmclear));
+  EXPECT_TRUE(guest.host.undefined);
+}
+
+struct RegionCase {
+  const char* name;
+  VirtInstruction instruction;
+  std::uint64_t operand;
+  std::uint64_t error;
+};
+void PrintTo(const RegionCase& row, std::ostream* out) { *out << row.name; }
+
+class Regions : public testing::TestWithParam<RegionCase> {};
+
+TEST_P(Regions, AreRefusedWithAnErrorNumber) {
+  TestGuest guest;
+  EXPECT_TRUE(guest.Execute(GetParam().instruction, GetParam().operand));
+  EXPECT_TRUE(guest.zero());
+  EXPECT_EQ(guest.error(), GetParam().error);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Addresses, Regions,
+    testing::Values(RegionCase{"VmclearMisaligned", VirtInstruction::kVmclear, 0x2001, 2},
+                    RegionCase{"VmclearTooWide", VirtInstruction::kVmclear, 1ull << 36, 2},
+                    RegionCase{"VmclearOfVmxon", VirtInstruction::kVmclear, TestGuest::kVmxon, 3},
+                    RegionCase{"VmptrldMisaligned", VirtInstruction::kVmptrld, 0x2008, 9},
+                    RegionCase{"VmptrldTooWide", VirtInstruction::kVmptrld, 1ull << 40, 9},
+                    RegionCase{"VmptrldOfVmxon", VirtInstruction::kVmptrld, TestGuest::kVmxon, 10},
+                    RegionCase{"VmptrldWithoutRevision", VirtInstruction::kVmptrld, 0x4000, 11},
+                    RegionCase{"VmptrldWhereNothingIs", VirtInstruction::kVmptrld, 0x10'0000, 11},
+                    RegionCase{"VmxonAgain", VirtInstruction::kVmxon, TestGuest::kVmxon, 15},
+                    RegionCase{"Vmresume", VirtInstruction::kVmresume, 0, 5}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Vmclear, OfTheCurrentVmcsLeavesNone) {
+  TestGuest guest;
+  EXPECT_TRUE(guest.Execute(VirtInstruction::kVmclear, TestGuest::kVmcs));
+  EXPECT_TRUE(guest.Execute(VirtInstruction::kVmptrst));
+  EXPECT_EQ(guest.host.operand[0], kAll);
+  EXPECT_TRUE(guest.Execute(VirtInstruction::kVmlaunch));
+  EXPECT_TRUE(guest.carry());
+}
+
+TEST(VmreadVmwrite, MoveFieldsAndHalvesOfThem) {
+  TestGuest guest;
+  const auto access = [&guest](VirtInstruction instruction, std::uint64_t encoding,
+                               std::uint64_t value) {
+    const bool reads = instruction == VirtInstruction::kVmread;
+    guest.host.state.gpr[kRcx] = encoding;
+    guest.host.state.gpr[kRbx] = value;
+    const std::uint8_t gpr = reads ? kRbx : kRcx, second = reads ? kRcx : kRbx;
+    EXPECT_TRUE(guest.unit.Execute(guest.host, {.what = Intercept::kInstruction,
+                                                .gpr = gpr,
+                                                .second_gpr = second,
+                                                .instruction = instruction}));
+    return guest.host.state.gpr[kRbx];
+  };
+  access(VirtInstruction::kVmwrite, 0x2010, 0x1122'3344'5566'7788);
+  EXPECT_EQ(guest.Get(field::kTscOffset), 0x1122'3344'5566'7788u);
+  EXPECT_EQ(access(VirtInstruction::kVmread, 0x2011, 0), 0x1122'3344u);
+  access(VirtInstruction::kVmwrite, 0x2011, 0xaaaa'bbbb);
+  EXPECT_EQ(access(VirtInstruction::kVmread, 0x2010, 0), 0xaaaa'bbbb'5566'7788u);
+  access(VirtInstruction::kVmwrite, 0x4000, kAll);
+  EXPECT_EQ(access(VirtInstruction::kVmread, 0x4000, 0), 0xffff'ffffu) << "32 bits";
+  access(VirtInstruction::kVmwrite, 0x4402, 0x77);
+  EXPECT_EQ(guest.Get(field::kExitReason), 0x77u) << "as IA32_VMX_MISC says";
+  EXPECT_FALSE(guest.zero());
+  for (const std::uint64_t unknown : {0x4001ull, 0x201aull, 0x1'4000ull, 0x1'0000'4000ull}) {
+    access(VirtInstruction::kVmread, unknown, 0);
+    EXPECT_TRUE(guest.zero());
+    EXPECT_EQ(guest.error(), 12u);
+  }
+}
+
+TEST(Invvpid, ChecksItsOperand) {
+  TestGuest guest;
+  struct Row {
+    std::uint64_t type, vpid, linear;
+    bool good;
+  };
+  for (const Row& row :
+       {Row{0, 1, 0x1000, true}, Row{0, 0, 0x1000, false}, Row{0, 1, 0x8000'0000'0000, false},
+        Row{1, 0, 0, false}, Row{2, 0, 0, true}, Row{3, 5, 0x8000'0000'0000, true},
+        Row{3, 0x1'0000, 0, false}, Row{4, 1, 0, false}}) {
+    guest.host.flushes = 0;
+    guest.host.state.gpr[kRcx] = row.type;
+    guest.host.operand[0] = row.vpid;
+    guest.host.operand[1] = row.linear;
+    EXPECT_TRUE(guest.unit.Execute(guest.host, {.what = Intercept::kInstruction,
+                                                .gpr = kRcx,
+                                                .memory = true,
+                                                .instruction = VirtInstruction::kInvvpid}));
+    EXPECT_EQ(!guest.zero(), row.good) << row.type << " " << row.vpid;
+    EXPECT_EQ(guest.host.flushes, row.good ? 1u : 0u);
+    if (!row.good) EXPECT_EQ(guest.error(), 28u);
+  }
+}
+
+TEST(Instructions, LeaveGuestModeBeforeTheyCheckPrivilegeAndFaultOutsideIt) {
+  TestGuest guest;
+  ASSERT_TRUE(guest.Enter());
+  guest.host.state.segments[kSs].attributes |= 0x60;  // CPL 3
+  EXPECT_TRUE(guest.Meet({.what = Intercept::kInstruction,
+                          .memory = true,
+                          .operand = {.displacement = 0x40, .base = kRbx},
+                          .instruction_bytes = 4,
+                          .instruction = VirtInstruction::kVmptrld}));
+  EXPECT_EQ(guest.Get(field::kExitReason), 21u);
+  EXPECT_EQ(guest.Get(field::kQualification), 0x40u);
+  EXPECT_EQ(guest.Get(field::kInstructionLength), 4u);
+  EXPECT_EQ(guest.Get(field::kInstructionInformation) >> 23 & 15, std::uint64_t{kRbx});
+  guest.host.state.segments[kSs].attributes |= 0x60;
+  EXPECT_FALSE(guest.Execute(VirtInstruction::kVmptrld, TestGuest::kVmcs));
+  EXPECT_TRUE(guest.host.general_protection);
+}
+
+// -- entries and exits
+
+TEST(Entry, MakesTheGuestAndTheExitTheHypervisor) {
+  TestGuest guest;
+  guest.Set(field::kGuestRsp, 0x6543);
+  guest.Set(field::kGuestRflags, 0x202);
+  ASSERT_TRUE(guest.Enter());
+  EXPECT_EQ(guest.host.state.rip, TestGuest::kGuestRip);
+  EXPECT_EQ(guest.host.state.gpr[kRsp], 0x6543u);
+  EXPECT_EQ(guest.host.state.rflags, 0x202u);
+  EXPECT_EQ(guest.host.state.cr3, 0x9000u);
+  EXPECT_TRUE(guest.host.guest_interrupts.init_open);
+  guest.host.state.rip = 0x4321;
+  ASSERT_TRUE(guest.Meet(Call()));
+  EXPECT_FALSE(guest.host.guest_mode());
+  EXPECT_EQ(guest.Get(field::kExitReason), 18u);
+  EXPECT_EQ(guest.Get(field::kInstructionLength), 3u);
+  EXPECT_EQ(guest.Get(field::kGuestRip), 0x4321u);
+  EXPECT_EQ(guest.host.state.rip, TestGuest::kHostRip);
+  EXPECT_EQ(guest.host.state.gpr[kRsp], 0x8888u);
+  EXPECT_EQ(guest.host.state.cr3, 0x5000u);
+  EXPECT_EQ(guest.host.state.rflags, 2u);
+  EXPECT_EQ(guest.host.state.segments[kCs].attributes, 0xa09b);
+  EXPECT_FALSE(guest.host.state.segments[kSs].present());
+  EXPECT_EQ(guest.host.state.dr7, 0x400u);
+  EXPECT_FALSE(guest.host.guest_interrupts.init_open);
+  EXPECT_TRUE(guest.Execute(VirtInstruction::kVmlaunch));
+  EXPECT_EQ(guest.error(), 4u) << "it has been launched";
+  EXPECT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  EXPECT_TRUE(guest.host.guest_mode());
+}
+
+TEST(Entry, IsRefusedBehindALoadOfSs) {
+  TestGuest guest;
+  guest.host.boundary_state.stack_shadow = true;
+  EXPECT_FALSE(guest.Enter());
+  EXPECT_EQ(guest.error(), 26u);
+}
+
+TEST(Entry, ThatFailsOnGuestStateGoesOnInTheHypervisor) {
+  TestGuest guest;
+  guest.Set(field::kGuestRflags, 0);
+  EXPECT_FALSE(guest.Enter());
+  EXPECT_EQ(guest.Get(field::kExitReason), 0x8000'0021u);
+  EXPECT_EQ(guest.Get(field::kQualification), 0u);
+  EXPECT_EQ(guest.host.state.rip, TestGuest::kHostRip);
+  EXPECT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  EXPECT_EQ(guest.error(), 5u) << "it has not been launched";
+}
+
+TEST(Entry, LoadsMsrsAndTellsTheFirstThatItCannot) {
+  TestGuest guest;
+  guest.host.msrs[0x277] = 0;
+  const std::uint64_t list[] = {0x277, 0x1122, 0x999, 0};
+  std::memcpy(guest.host.Memory(Gpa(TestGuest::kMsrs), 32), list, sizeof(list));
+  guest.Set(field::kEntryMsrLoad, TestGuest::kMsrs);
+  guest.Set(field::kEntryMsrLoadCount, 2);
+  EXPECT_FALSE(guest.Enter());
+  EXPECT_EQ(guest.host.msrs[0x277], 0x1122u);
+  EXPECT_EQ(guest.Get(field::kExitReason), 0x8000'0022u);
+  EXPECT_EQ(guest.Get(field::kQualification), 2u);
+  guest.Set(field::kEntryMsrLoadCount, 1);
+  EXPECT_TRUE(guest.Enter());
+}
+
+TEST(Exit, StoresAndLoadsMsrs) {
+  TestGuest guest;
+  guest.host.msrs[0x277] = 0x55;
+  const std::uint64_t store[] = {0x277, 0}, load[] = {0x277, 0x66};
+  std::memcpy(guest.host.Memory(Gpa(TestGuest::kMsrs), 16), store, sizeof(store));
+  std::memcpy(guest.host.Memory(Gpa(TestGuest::kMsrs + 16), 16), load, sizeof(load));
+  guest.Set(field::kExitMsrStore, TestGuest::kMsrs);
+  guest.Set(field::kExitMsrStoreCount, 1);
+  guest.Set(field::kExitMsrLoad, TestGuest::kMsrs + 16);
+  guest.Set(field::kExitMsrLoadCount, 1);
+  ASSERT_TRUE(guest.Enter());
+  ASSERT_TRUE(guest.Meet(Call()));
+  std::uint64_t stored[2];
+  std::memcpy(stored, guest.host.Memory(Gpa(TestGuest::kMsrs), 16), sizeof(stored));
+  EXPECT_EQ(stored[1], 0x55u);
+  EXPECT_EQ(guest.host.msrs[0x277], 0x66u);
+}
+
+TEST(Exit, WhoseMsrsCannotBeLoadedShutsDown) {
+  TestGuest guest;
+  const std::uint64_t load[] = {0x999, 0};
+  std::memcpy(guest.host.Memory(Gpa(TestGuest::kMsrs), 16), load, sizeof(load));
+  guest.Set(field::kExitMsrLoad, TestGuest::kMsrs);
+  guest.Set(field::kExitMsrLoadCount, 1);
+  ASSERT_TRUE(guest.Enter());
+  ASSERT_TRUE(guest.Meet(Call()));
+  EXPECT_EQ(guest.host.state.activity, Activity::kShutdown);
+}
+
+TEST(Injection, DeliversWhatTheFieldSays) {
+  TestGuest guest;
+  guest.Set(field::kEntryInterruption, 0x8000'0b0d);
+  guest.Set(field::kEntryErrorCode, 0x55);
+  ASSERT_TRUE(guest.Enter());
+  ASSERT_TRUE(guest.host.delivered);
+  EXPECT_EQ(guest.host.delivered->vector, 13);
+  EXPECT_EQ(guest.host.delivered->kind, DeliveredEvent::Kind::kException);
+  EXPECT_EQ(guest.host.delivered->error_code, 0x55u);
+  guest.host.on_its_way = guest.host.delivered;
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kShutdown}));
+  EXPECT_EQ(guest.Get(field::kExitReason), 2u);
+  EXPECT_EQ(guest.Get(field::kIdtVectoring), 0x8000'0b0du);
+  EXPECT_EQ(guest.Get(field::kIdtVectoringErrorCode), 0x55u);
+  EXPECT_EQ(guest.Get(field::kEntryInterruption), 0xb0du) << "not to be delivered again";
+}
+
+TEST(Injection, OfSoftwareEventsReturnsBehindTheInstruction) {
+  TestGuest guest;
+  guest.Set(field::kEntryInterruption, 0x8000'0480);
+  guest.Set(field::kEntryInstructionLength, 2);
+  ASSERT_TRUE(guest.Enter());
+  EXPECT_EQ(guest.host.delivered->return_rip, TestGuest::kGuestRip + 2);
+  EXPECT_TRUE(guest.host.delivered->checks_gate);
+  guest.host.on_its_way = guest.host.delivered;
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kShutdown}));
+  EXPECT_EQ(guest.Get(field::kInstructionLength), 2u);
+}
+
+TEST(Injection, OfAPendingMonitorTrapIsAStep) {
+  TestGuest guest;
+  guest.Set(field::kEntryInterruption, 0x8000'0700);
+  ASSERT_TRUE(guest.Enter());
+  EXPECT_TRUE(guest.host.entry->step_pending);
+  EXPECT_FALSE(guest.host.delivered);
+}
+
+TEST(Boundary, TellsShadowsAndPendingDebugExceptionsBothWays) {
+  TestGuest guest;
+  guest.Set(field::kInterruptibility, kBlockedByMovSs | kBlockedByNmi);
+  guest.Set(field::kGuestPendingDebug, 0x1001);
+  ASSERT_TRUE(guest.Enter());
+  EXPECT_TRUE(guest.host.state.interrupt_shadow);
+  EXPECT_TRUE(guest.host.state.nmi_blocked);
+  EXPECT_TRUE(guest.host.boundary_state.stack_shadow);
+  EXPECT_EQ(guest.host.boundary_state.debug_causes, 1u);
+  ASSERT_TRUE(guest.Meet(Call()));
+  EXPECT_EQ(guest.Get(field::kInterruptibility), kBlockedByMovSs | kBlockedByNmi);
+  EXPECT_EQ(guest.Get(field::kGuestPendingDebug), 0x1001u);
+}
+
+TEST(Interrupts, AreAcknowledgedIfTheExitIsTo) {
+  TestGuest guest;
+  guest.SetControls(field::kPinControls, pin::kInterruptExiting);
+  ASSERT_TRUE(guest.Enter());
+  EXPECT_TRUE(guest.host.guest_interrupts.interrupt_leaves);
+  EXPECT_FALSE(guest.host.guest_interrupts.taken_on_leaving);
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kInterrupt}));
+  EXPECT_EQ(guest.Get(field::kExitReason), 1u);
+  EXPECT_EQ(guest.Get(field::kExitInterruption), 0u);
+  guest.SetControls(field::kExitControls, exits::kAcknowledge);
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  EXPECT_TRUE(guest.host.guest_interrupts.taken_on_leaving);
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kInterrupt, .number = 0x41}));
+  EXPECT_EQ(guest.Get(field::kExitInterruption), 0x8000'0041u);
+}
+
+TEST(Nmis, ThatLeaveBlockOthersInTheHypervisor) {
+  TestGuest guest;
+  guest.SetControls(field::kPinControls, pin::kNmiExiting | pin::kVirtualNmis);
+  guest.Set(field::kInterruptibility, kBlockedByNmi);
+  ASSERT_TRUE(guest.Enter());
+  EXPECT_TRUE(guest.host.guest_interrupts.virtual_nmis);
+  ASSERT_TRUE(guest.Meet(Call()));
+  EXPECT_FALSE(guest.host.state.nmi_blocked) << "virtual ones were";
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kNmi}));
+  EXPECT_EQ(guest.Get(field::kExitReason), 0u);
+  EXPECT_EQ(guest.Get(field::kExitInterruption), 0x8000'0202u);
+  EXPECT_TRUE(guest.host.state.nmi_blocked);
+}
+
+TEST(PreemptionTimer, RunsDownWithTheTimeStampCounter) {
+  TestGuest guest;
+  guest.SetControls(field::kPinControls, pin::kPreemptionTimer);
+  guest.SetControls(field::kExitControls, exits::kSavePreemptionTimer);
+  guest.Set(field::kPreemptionTimer, 100);
+  guest.host.tsc = 32'000;
+  ASSERT_TRUE(guest.Enter());
+  EXPECT_EQ(guest.host.entry->deadline, 32'000u + 3'200);
+  guest.host.tsc = 32'000 + 10 * 32;
+  ASSERT_TRUE(guest.Meet(Call()));
+  EXPECT_EQ(guest.Get(field::kPreemptionTimer), 90u);
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  guest.host.tsc += 100'000;
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kDeadline}));
+  EXPECT_EQ(guest.Get(field::kExitReason), 52u);
+  EXPECT_EQ(guest.Get(field::kPreemptionTimer), 0u);
+}
+
+TEST(TprShadow, IsThePagesAndGoesBackThere) {
+  TestGuest guest;
+  guest.SetControls(field::kPrimaryControls, primary::kTprShadow);
+  guest.Set(field::kVirtualApic, TestGuest::kBitmap);
+  guest.Set(field::kTprThreshold, 3);
+  std::byte* const tpr = guest.host.Memory(Gpa(TestGuest::kBitmap + 0x80), 1);
+  *tpr = std::byte{0x50};
+  ASSERT_TRUE(guest.Enter());
+  EXPECT_TRUE(guest.host.guest_interrupts.has_virtual_tpr);
+  EXPECT_EQ(guest.host.guest_interrupts.virtual_tpr, 5);
+  EXPECT_EQ(guest.host.guest_interrupts.tpr_threshold, 3);
+  guest.host.guest_interrupts.virtual_tpr = 2;
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kTprBelowThreshold}));
+  EXPECT_EQ(guest.Get(field::kExitReason), 43u);
+  EXPECT_EQ(*tpr, std::byte{0x20});
+}
+
+// -- what leaves
+
+TEST(PageFaults, LeaveByTheBitmapMaskAndMatch) {
+  struct Row {
+    std::uint32_t bitmap, mask, match, error;
+    bool leaves;
+  };
+  for (const Row& row :
+       {Row{0, 0, 0, 2, false}, Row{1u << 14, 0, 0, 2, true}, Row{1u << 14, 1, 1, 2, false},
+        Row{1u << 14, 1, 1, 3, true}, Row{0, 1, 1, 2, true}, Row{0, 1, 1, 3, false},
+        Row{1u << 14, 0, 1, 7, false}}) {
+    TestGuest guest;
+    guest.Set(field::kExceptionBitmap, row.bitmap);
+    guest.Set(field::kPageFaultMask, row.mask);
+    guest.Set(field::kPageFaultMatch, row.match);
+    ASSERT_TRUE(guest.Enter());
+    const bool asked = (guest.host.entry->exceptions >> 14 & 1) != 0;
+    EXPECT_TRUE(asked || !row.leaves);
+    if (!asked) continue;
+    EXPECT_EQ(guest.Meet({.what = Intercept::kException,
+                          .number = 14,
+                          .value = 0x1000,
+                          .has_error_code = true,
+                          .error_code = row.error}),
+              row.leaves)
+        << row.bitmap << " " << row.mask << " " << row.match << " " << row.error;
+    if (!row.leaves) continue;
+    EXPECT_EQ(guest.Get(field::kExitReason), 0u);
+    EXPECT_EQ(guest.Get(field::kQualification), 0x1000u);
+    EXPECT_EQ(guest.Get(field::kExitInterruption), 0x8000'0b0eu);
+    EXPECT_EQ(guest.Get(field::kExitErrorCode), row.error);
+    EXPECT_NE(guest.Get(field::kGuestRflags) & kFlagRf, 0u);
+  }
+}
+
+TEST(ControlRegisters, LeaveWhereABitOfTheMaskDiffersFromTheShadow) {
+  TestGuest guest;
+  guest.Set(field::kCr0Mask, 8);
+  guest.Set(field::kCr0Shadow, 8);
+  guest.Set(field::kCr3TargetCount, 1);
+  guest.Set(field::kCr3Targets[0], 0x9000);
+  guest.SetControls(field::kPrimaryControls, primary::kCr3Load);
+  ASSERT_TRUE(guest.Enter());
+  EXPECT_EQ(guest.host.entry->cr0.mask, 8u);
+  const auto write = [](std::uint32_t number, std::uint64_t value) {
+    return InterceptedEvent{
+        .what = Intercept::kWriteControl, .number = number, .value = value, .gpr = kRbx};
+  };
+  EXPECT_FALSE(guest.Meet(write(0, 0x8000'0039)));
+  EXPECT_FALSE(guest.Meet(write(3, 0x9000)));
+  EXPECT_FALSE(guest.Meet(write(4, 0x20)));
+  ASSERT_TRUE(guest.Meet(write(0, 0x8000'0031)));
+  EXPECT_EQ(guest.Get(field::kExitReason), 28u);
+  EXPECT_EQ(guest.Get(field::kQualification), 0x300u);
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  ASSERT_TRUE(guest.Meet(write(3, 0xa000)));
+  EXPECT_EQ(guest.Get(field::kQualification), 0x303u);
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kClts}));
+  EXPECT_EQ(guest.Get(field::kQualification), 0x20u);
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  EXPECT_FALSE(guest.Meet({.what = Intercept::kLmsw, .value = 9}));
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kLmsw, .value = 1}));
+  EXPECT_EQ(guest.Get(field::kQualification), 0x1'0030u);
+}
+
+TEST(Bitmaps, SayWhichPortsAndMsrsLeave) {
+  TestGuest guest;
+  guest.SetControls(field::kPrimaryControls, primary::kIoBitmaps | primary::kMsrBitmaps);
+  guest.Set(field::kIoBitmapA, 0x3000);
+  guest.Set(field::kIoBitmapB, 0x4000);
+  guest.Set(field::kMsrBitmap, 0x5000);
+  *guest.host.Memory(Gpa(0x3000 + 0x60 / 8), 1) = std::byte{1};
+  *guest.host.Memory(Gpa(0x5000 + 0xc00 + 0x80 / 8), 1) = std::byte{1};  // writes of EFER
+  ASSERT_TRUE(guest.Enter());
+  const auto port = [](std::uint16_t number, std::uint8_t bytes) {
+    return InterceptedEvent{.what = Intercept::kIo,
+                            .io = {.port = number, .bytes = bytes, .in = true}};
+  };
+  EXPECT_FALSE(guest.Meet(port(0x5f, 1)));
+  EXPECT_FALSE(guest.Meet(port(0x8060, 1)));
+  EXPECT_FALSE(guest.Meet({.what = Intercept::kReadMsr, .number = 0xc000'0080}));
+  EXPECT_FALSE(guest.Meet({.what = Intercept::kWriteMsr, .number = 0x80}));
+  ASSERT_TRUE(guest.Meet(port(0x5f, 2)));
+  EXPECT_EQ(guest.Get(field::kExitReason), 30u);
+  EXPECT_EQ(guest.Get(field::kQualification), 0x5f'0009u);
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  ASSERT_TRUE(guest.Meet(port(0xffff, 2))) << "around the end";
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kWriteMsr, .number = 0xc000'0080}));
+  EXPECT_EQ(guest.Get(field::kExitReason), 32u);
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kReadMsr, .number = 0x4000'0000})) << "in no bitmap";
+}
+
+TEST(InstructionInformation, DescribesTheOperand) {
+  TestGuest guest;
+  guest.SetControls(field::kPrimaryControls, primary::kSecondary);
+  guest.Set(field::kSecondaryControls, secondary::kDescriptorTables);
+  ASSERT_TRUE(guest.Enter());
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kWriteIdtr,
+                          .memory = true,
+                          .operand = {.displacement = 0x10,
+                                      .segment = kFs,
+                                      .address_bytes = 4,
+                                      .scale = 3,
+                                      .base = {},
+                                      .index = kR9},
+                          .operand_bytes = 8}));
+  EXPECT_EQ(guest.Get(field::kExitReason), 46u);
+  EXPECT_EQ(guest.Get(field::kQualification), 0x10u);
+  EXPECT_EQ(guest.Get(field::kInstructionInformation),
+            3u | 1u << 7 | 1u << 11 | 4u << 15 | 9u << 18 | 1u << 27 | 3u << 28);
+  ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
+  ASSERT_TRUE(guest.Meet({.what = Intercept::kReadTr, .gpr = kRdi}));
+  EXPECT_EQ(guest.Get(field::kExitReason), 47u);
+  EXPECT_EQ(guest.Get(field::kInstructionInformation), 7u << 3 | 1u << 10 | 1u << 28);
+}
+
+// -- MSRs
+
+TEST(CapabilityMsrs, AgreeWithOneAnotherAndCannotBeWritten) {
+  TestGuest guest;
+  const auto read = [&guest](std::uint32_t index) {
+    std::uint64_t value = 0;
+    EXPECT_EQ(guest.unit.ReadMsr(guest.host, index, value), VirtUnit::MsrAnswer::kDone);
+    return value;
+  };
+  for (unsigned i = 0; i < 4; ++i) {
+    const std::uint64_t plain = read(kMsrPinControls + i), exact = read(kMsrTruePinControls + i);
+    EXPECT_EQ(plain >> 32, exact >> 32) << "what may be 1";
+    EXPECT_EQ(exact & ~plain & 0xffff'ffff, 0u) << "the true MSR requires less";
+    EXPECT_EQ((plain & 0xffff'ffff) & ~(plain >> 32), 0u) << "what must be may be";
+  }
+  EXPECT_EQ(read(kMsrFeatureControl), 5u);
+  EXPECT_EQ(read(kMsrVmcsEnum), 0x2eu);
+  EXPECT_EQ(guest.unit.WriteMsr(guest.host, kMsrFeatureControl, 0), VirtUnit::MsrAnswer::kRefused);
+  EXPECT_EQ(guest.unit.WriteMsr(guest.host, kMsrBasic, 0), VirtUnit::MsrAnswer::kRefused);
+  std::uint64_t value = 0;
+  EXPECT_EQ(guest.unit.ReadMsr(guest.host, kMsrVmfunc, value), VirtUnit::MsrAnswer::kRefused);
+  EXPECT_EQ(guest.unit.ReadMsr(guest.host, 0x10, value), VirtUnit::MsrAnswer::kUnknown);
+}
+
+TEST(CapabilityMsrs, LeaveOutWhatTheProcessorHasNot) {
+  FakeHost host;
+  host.missing_features = {"rdtscp"};
+  std::uint64_t value = 0;
+  VmxUnit().ReadMsr(host, kMsrSecondaryControls, value);
+  EXPECT_EQ(value >> 32 & secondary::kRdtscp, 0u);
+  EXPECT_NE(value >> 32 & secondary::kInvpcid, 0u);
+}
+
+}  // namespace
+}  // namespace pagesaw::vmx

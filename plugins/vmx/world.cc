@@ -1,0 +1,229 @@
+module;
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+module pagesaw.plugins.vmx.world;
+
+import pagesaw.core.address;
+import pagesaw.core.paging_state;
+import pagesaw.plugins.vmx.vmx_bits;
+
+namespace pagesaw::vmx {
+namespace {
+
+constexpr std::uint64_t kCr0Et = 1u << 4;
+constexpr std::uint64_t kCr0Kept = kCr0Et | 3u << 29;  // ET, NW, CD: no transition changes them
+constexpr std::uint64_t kDr7Fixed = 0x400, kDr7Writable = 0xffff'23ff;
+constexpr std::uint32_t kUnusable = 1u << 16;
+constexpr std::uint16_t kPresent = 1u << 7;
+
+std::uint64_t Cr0Of(std::uint64_t field, std::uint64_t kept, const RegisterLimits& limits) {
+  return (field & limits.cr0 & ~kCr0Kept) | (kept & kCr0Kept);
+}
+
+// An unusable register is one that is not present.
+Segment SegmentOf(const Vmcs& vmcs, const SegmentFields& fields) {
+  const std::uint32_t access = vmcs.Get32(fields.access);
+  const bool unusable = (access & kUnusable) != 0;
+  return {.selector = static_cast<std::uint16_t>(vmcs.Get(fields.selector)),
+          .attributes = static_cast<std::uint16_t>(access & ~(unusable ? kPresent : 0u)),
+          .limit = vmcs.Get32(fields.limit),
+          .base = vmcs.Get(fields.base)};
+}
+
+void SetSegment(Vmcs& vmcs, const SegmentFields& fields, const Segment& segment) {
+  vmcs.Set(fields.selector, segment.selector);
+  vmcs.Set(fields.limit, segment.limit);
+  vmcs.Set(fields.access, segment.attributes | (segment.present() ? 0 : kUnusable));
+  vmcs.Set(fields.base, segment.base);
+}
+
+DescriptorTable TableOf(const Vmcs& vmcs, Field base, Field limit) {
+  return {.base = vmcs.Get(base), .limit = static_cast<std::uint16_t>(vmcs.Get(limit))};
+}
+
+bool UsesPdptes(const CpuState& state) {
+  return (state.cr0 & kCr0Pg) != 0 && (state.cr4 & kCr4Pae) != 0 && (state.efer & kEferLma) == 0;
+}
+
+// Those of PAE paging come from memory. [intel/vol3] "PDPTE Registers"
+bool LoadPdptes(VirtHost& host, CpuState& state) {
+  if (!UsesPdptes(state)) return true;
+  const Gpa at(state.cr3 & 0xffff'ffe0);
+  std::byte* const memory = host.Memory(at, sizeof(state.pdptes));
+  if (memory == nullptr) return false;
+  const std::uint64_t address = (std::uint64_t{1} << host.limits().physical_bits) - 1;
+  const std::uint64_t reserved = ~address | 0x1e6;
+  for (unsigned i = 0; i < state.pdptes.size(); ++i) {
+    auto& entry = *reinterpret_cast<std::uint64_t*>(memory + 8 * std::size_t{i});
+    state.pdptes[i] = std::atomic_ref(entry).load(std::memory_order_relaxed);
+    if ((state.pdptes[i] & 1) != 0 && (state.pdptes[i] & reserved) != 0) return false;
+  }
+  return true;
+}
+
+Activity ActivityOf(const Vmcs& vmcs) {
+  switch (static_cast<ActivityState>(vmcs.Get(field::kActivity))) {
+    case ActivityState::kHlt:
+      return Activity::kHalted;
+    case ActivityState::kShutdown:
+      return Activity::kShutdown;
+    case ActivityState::kWaitForSipi:
+      return Activity::kWaitForSipi;
+    default:
+      return Activity::kActive;
+  }
+}
+
+ActivityState ActivityFieldOf(Activity activity) {
+  switch (activity) {
+    case Activity::kHalted:
+      return ActivityState::kHlt;
+    case Activity::kShutdown:
+      return ActivityState::kShutdown;
+    case Activity::kWaitForSipi:
+      return ActivityState::kWaitForSipi;
+    case Activity::kActive:
+      break;
+  }
+  return ActivityState::kActive;
+}
+
+void LoadGuestControls(CpuState& guest, const Vmcs& vmcs, const Controls& controls,
+                       const RegisterLimits& limits) {
+  guest.cr0 = Cr0Of(vmcs.Get(field::kGuestCr0), guest.cr0, limits);
+  guest.cr3 = vmcs.Get(field::kGuestCr3);
+  guest.cr4 = vmcs.Get(field::kGuestCr4);
+  if (controls.HasEntry(entry::kLoadDebug)) {
+    guest.dr7 = (vmcs.Get(field::kGuestDr7) & kDr7Writable) | kDr7Fixed;
+  }
+  if (controls.HasEntry(entry::kLoadEfer)) {
+    guest.efer = vmcs.Get(field::kGuestEfer);
+  } else {
+    const bool wide = controls.guest_64();
+    guest.efer = wide ? guest.efer | kEferLma : guest.efer & ~kEferLma;
+    if ((guest.cr0 & kCr0Pg) != 0) {
+      guest.efer = wide ? guest.efer | kEferLme : guest.efer & ~kEferLme;
+    }
+  }
+  if (controls.HasEntry(entry::kLoadPat)) guest.pat = vmcs.Get(field::kGuestPat);
+  guest.sysenter_cs = vmcs.Get(field::kGuestSysenterCs);
+  guest.sysenter_esp = vmcs.Get(field::kGuestSysenterEsp);
+  guest.sysenter_eip = vmcs.Get(field::kGuestSysenterEip);
+}
+
+// A segment of the hypervisor: flat, and unusable if its selector is null.
+Segment HostSegment(const Vmcs& vmcs, Field selector_field, std::uint64_t base = 0) {
+  constexpr std::uint16_t kData = 0xc093;  // G, B, P, read/write, accessed
+  const auto selector = static_cast<std::uint16_t>(vmcs.Get(selector_field));
+  return {.selector = selector,
+          .attributes = static_cast<std::uint16_t>(selector == 0 ? kData & ~kPresent : kData),
+          .limit = 0xffff'ffff,
+          .base = base};
+}
+
+void LoadHostSegments(CpuState& next, const Vmcs& vmcs, bool wide) {
+  constexpr std::uint16_t kCode = 0x809b, kLong = 0x2000, kBig = 0x4000;
+  constexpr std::uint32_t kTaskLimit = 0x67;
+  auto& segments = next.segments;
+  segments[kCs] = HostSegment(vmcs, field::kHostCs);
+  segments[kCs].attributes = kCode | (wide ? kLong : kBig);
+  segments[kSs] = HostSegment(vmcs, field::kHostSs);
+  segments[kDs] = HostSegment(vmcs, field::kHostDs);
+  segments[kEs] = HostSegment(vmcs, field::kHostEs);
+  segments[kFs] = HostSegment(vmcs, field::kHostFs, vmcs.Get(field::kHostFsBase));
+  segments[kGs] = HostSegment(vmcs, field::kHostGs, vmcs.Get(field::kHostGsBase));
+  segments[kTr] = {.selector = static_cast<std::uint16_t>(vmcs.Get(field::kHostTr)),
+                   .attributes = 0x8b,
+                   .limit = kTaskLimit,
+                   .base = vmcs.Get(field::kHostTrBase)};
+  segments[kLdtr] = {.selector = 0, .attributes = 0, .limit = 0, .base = 0};
+  next.gdtr = {.base = vmcs.Get(field::kHostGdtrBase), .limit = 0xffff};
+  next.idtr = {.base = vmcs.Get(field::kHostIdtrBase), .limit = 0xffff};
+}
+
+}  // namespace
+
+std::optional<CpuState> GuestState(VirtHost& host, const Vmcs& vmcs, const Controls& controls,
+                                   const CpuState& state) {
+  CpuState guest = state;
+  LoadGuestControls(guest, vmcs, controls, host.limits());
+  for (unsigned name = 0; name < kSegmentCount; ++name) {
+    guest.segments[name] = SegmentOf(vmcs, kGuestSegments[name]);
+  }
+  guest.gdtr = TableOf(vmcs, field::kGuestGdtrBase, field::kGuestGdtrLimit);
+  guest.idtr = TableOf(vmcs, field::kGuestIdtrBase, field::kGuestIdtrLimit);
+  guest.gpr[kRsp] = vmcs.Get(field::kGuestRsp);
+  guest.rip = vmcs.Get(field::kGuestRip);
+  guest.rflags = vmcs.Get(field::kGuestRflags);
+  const std::uint32_t blocking = vmcs.Get32(field::kInterruptibility);
+  guest.interrupt_shadow = (blocking & (kBlockedBySti | kBlockedByMovSs)) != 0;
+  guest.nmi_blocked = (blocking & kBlockedByNmi) != 0;
+  guest.activity = ActivityOf(vmcs);
+  if (!LoadPdptes(host, guest)) return std::nullopt;
+  return guest;
+}
+
+void SaveGuestState(Vmcs& vmcs, const Controls& controls, const CpuState& state,
+                    const BoundaryState& boundary) {
+  vmcs.Set(field::kGuestCr0, state.cr0);
+  vmcs.Set(field::kGuestCr3, state.cr3);
+  vmcs.Set(field::kGuestCr4, state.cr4);
+  if (controls.HasExit(exits::kSaveDebug)) vmcs.Set(field::kGuestDr7, state.dr7);
+  if (controls.HasExit(exits::kSavePat)) vmcs.Set(field::kGuestPat, state.pat);
+  if (controls.HasExit(exits::kSaveEfer)) vmcs.Set(field::kGuestEfer, state.efer);
+  vmcs.Set(field::kGuestSysenterCs, state.sysenter_cs);
+  vmcs.Set(field::kGuestSysenterEsp, state.sysenter_esp);
+  vmcs.Set(field::kGuestSysenterEip, state.sysenter_eip);
+  for (unsigned name = 0; name < kSegmentCount; ++name) {
+    SetSegment(vmcs, kGuestSegments[name], state.segments[name]);
+  }
+  vmcs.Set(field::kGuestGdtrBase, state.gdtr.base);
+  vmcs.Set(field::kGuestGdtrLimit, state.gdtr.limit);
+  vmcs.Set(field::kGuestIdtrBase, state.idtr.base);
+  vmcs.Set(field::kGuestIdtrLimit, state.idtr.limit);
+  vmcs.Set(field::kGuestRsp, state.gpr[kRsp]);
+  vmcs.Set(field::kGuestRip, state.rip);
+  vmcs.Set(field::kGuestRflags, state.rflags);
+  const std::uint32_t shadow = boundary.stack_shadow ? kBlockedByMovSs : kBlockedBySti;
+  vmcs.Set(field::kInterruptibility,
+           (state.interrupt_shadow ? shadow : 0) | (state.nmi_blocked ? kBlockedByNmi : 0));
+  vmcs.Set(field::kActivity, static_cast<std::uint32_t>(ActivityFieldOf(state.activity)));
+  // [intel/vol3] "Saving Non-Register State": which breakpoints were met is told with that one was
+  const std::uint64_t causes = boundary.debug_causes & (kPendingBreakpoints | kPendingStep);
+  const bool breakpoint = (causes & kPendingBreakpoints) != 0;
+  vmcs.Set(field::kGuestPendingDebug, causes | (breakpoint ? kPendingEnabled : 0));
+}
+
+std::optional<CpuState> HypervisorState(VirtHost& host, const Vmcs& vmcs, const Controls& controls,
+                                        const CpuState& state) {
+  const bool wide = controls.host_64();
+  CpuState next = state;
+  next.cr0 = Cr0Of(vmcs.Get(field::kHostCr0), state.cr0, host.limits());
+  next.cr3 = vmcs.Get(field::kHostCr3);
+  next.cr4 = vmcs.Get(field::kHostCr4);
+  if (wide) next.cr4 |= kCr4Pae;
+  next.dr7 = kDr7Fixed;
+  if (controls.HasExit(exits::kLoadEfer)) {
+    next.efer = vmcs.Get(field::kHostEfer);
+  } else {
+    next.efer &= ~(kEferLma | kEferLme);
+    if (wide) next.efer |= kEferLma | kEferLme;
+  }
+  if (controls.HasExit(exits::kLoadPat)) next.pat = vmcs.Get(field::kHostPat);
+  next.sysenter_cs = vmcs.Get(field::kHostSysenterCs);
+  next.sysenter_esp = vmcs.Get(field::kHostSysenterEsp);
+  next.sysenter_eip = vmcs.Get(field::kHostSysenterEip);
+  LoadHostSegments(next, vmcs, wide);
+  next.gpr[kRsp] = vmcs.Get(field::kHostRsp);
+  next.rip = vmcs.Get(field::kHostRip);
+  next.rflags = kFlagFixed;
+  next.interrupt_shadow = false;
+  next.activity = Activity::kActive;
+  if (!LoadPdptes(host, next)) return std::nullopt;
+  return next;
+}
+
+}  // namespace pagesaw::vmx
