@@ -11,8 +11,6 @@ _COMMON = [
     "-fno-pic",
     "-fno-stack-protector",
     "-fno-asynchronous-unwind-tables",
-    "-mno-red-zone",
-    "-mgeneral-regs-only",
     "-Wall",
     "-Wextra",
     "-Wshadow",
@@ -22,17 +20,17 @@ _COMMON = [
     "-I.",
 ]
 
+# For code that interrupts whatever runs.
+_KERNEL = ["-mno-red-zone", "-mgeneral-regs-only"]
+
 _CXX = ["-std=c++20", "-O2", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"]
 
-def _guest_image_impl(ctx):
-    toolchain = find_cpp_toolchain(ctx)
-    clang = toolchain.compiler_executable
-
+def _compile(ctx, clang, options):
     objects = []
     for source in ctx.files.srcs:
         object = ctx.actions.declare_file("_guests/%s/%s.o" % (ctx.label.name, source.basename))
         arguments = ctx.actions.args()
-        arguments.add_all(_COMMON)
+        arguments.add_all(options)
         if source.extension == "cc":
             arguments.add_all(_CXX)
         arguments.add_all(["-c", source, "-o", object])
@@ -45,6 +43,13 @@ def _guest_image_impl(ctx):
             progress_message = "Compiling %s for a guest" % source.short_path,
         )
         objects.append(object)
+    return objects
+
+def _guest_image_impl(ctx):
+    toolchain = find_cpp_toolchain(ctx)
+    clang = toolchain.compiler_executable
+
+    objects = _compile(ctx, clang, _COMMON + _KERNEL)
 
     linked = ctx.actions.declare_file("_guests/%s/%s.elf64" % (ctx.label.name, ctx.label.name))
     arguments = ctx.actions.args()
@@ -95,3 +100,36 @@ def guest_image(name, srcs, hdrs = [], **kwargs):
       **kwargs: visibility and the like.
     """
     _guest_image(name = name, srcs = srcs, hdrs = hdrs, image = name + ".elf", **kwargs)
+
+def _linux_program_impl(ctx):
+    toolchain = find_cpp_toolchain(ctx)
+    objects = _compile(ctx, toolchain.compiler_executable, _COMMON)
+    arguments = ctx.actions.args()
+    arguments.add_all(["-static", "-nostdlib", "--build-id=none", "-z", "noexecstack", "--gc-sections"])
+    arguments.add_all(["-o", ctx.outputs.program])
+    arguments.add_all(objects)
+    ctx.actions.run(
+        executable = toolchain.ld_executable,
+        arguments = [arguments],
+        inputs = objects,
+        outputs = [ctx.outputs.program],
+        mnemonic = "GuestLink",
+        progress_message = "Linking %s for a guest" % ctx.label.name,
+    )
+    return [DefaultInfo(files = depset([ctx.outputs.program]))]
+
+_linux_program = rule(
+    implementation = _linux_program_impl,
+    attrs = {
+        "srcs": attr.label_list(allow_files = [".cc", ".S"]),
+        "hdrs": attr.label_list(allow_files = [".h"]),
+        "program": attr.output(mandatory = True),
+        "_cc_toolchain": attr.label(default = "@bazel_tools//tools/cpp:current_cc_toolchain"),
+    },
+    fragments = ["cpp"],
+    toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
+)
+
+def linux_program(name, **kwargs):
+    """A static program for Linux on a guest, without any library; the output is `<name>.linux`."""
+    _linux_program(name = name, program = name + ".linux", **kwargs)
