@@ -46,6 +46,7 @@ enum class Intercept : std::uint8_t {
   kInterrupt,  // an external one
   kNmi,
   kInit,
+  kStartUp,           // a start-up message, in Activity::kWaitForSipi; `number`: its vector
   kVirtualInterrupt,  // the one that `GuestInterrupts` has pending could be taken
   kShutdown,          // a triple fault
   kTaskSwitch,        // `value`: the selector; `number`: TaskSwitchSource; perhaps an error code
@@ -194,6 +195,8 @@ struct GuestInterrupts {
   bool taken_on_leaving = false;
   // The same of NMIs.
   bool nmi_taken_on_leaving = false;
+  // And of INIT.
+  bool init_taken_on_leaving = false;
   // What NMIs block and IRET unblocks are virtual NMIs; real ones are not blocked.
   bool virtual_nmis = false;
   // IRET leaves the blocking of NMIs as it is.
@@ -229,7 +232,8 @@ struct GuestEntry {
   std::uint64_t tsc_offset = 0;  // what the guest's time-stamp counter is ahead
   // How the guest's physical addresses are translated; nothing: they are the hypervisor's.
   std::optional<NestedPaging> nested = {};
-  // Instructions that do not exist in the guest: of RDTSCP, INVPCID and XSAVES with XRSTORS.
+  // Instructions that do not exist in the guest: of RDTSCP (with
+  // RDPID), INVPCID and XSAVES (with XRSTORS).
   InterceptSet undefined = {};
   // Bits of CR0 and CR4 that the guest reads from a shadow and cannot change.
   ShadowedControl cr0 = {}, cr4 = {};

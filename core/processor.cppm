@@ -98,6 +98,13 @@ struct Event {
   std::uint64_t cr2 = 0;  // loaded at delivery if vector is 14
 };
 
+// What becomes of INIT.
+enum class InitAnswer : std::uint8_t {
+  kReset,  // it is to reset the processor
+  kWaits,  // it waits on: the processor has left guest mode for it
+  kTaken,  // the same, and there is nothing left of it
+};
+
 // All calls but RequestExit and paging_snapshot belong to the thread that runs it.
 class Processor {
  public:
@@ -133,10 +140,12 @@ class Processor {
     Inject({.kind = Event::Kind::kNmi, .vector = 2});
     return true;
   }
-  // Whether INIT is heard now. TakeInit is false if it is to reset the processor; else it waits on,
-  // as the processor has left guest mode for it.
+  // Whether INIT is heard now, and what becomes of it then.
   virtual bool CanTakeInit() const { return true; }
-  virtual bool TakeInit() { return false; }
+  virtual InitAnswer TakeInit() { return InitAnswer::kReset; }
+  // A start-up message for a processor that INIT has not reset: whether it has been waiting for one
+  // in guest mode, which it has left.
+  virtual bool TakeStartUp(std::uint8_t) { return false; }
   // Asks for a kInterruptWindow exit as soon as CanTakeInterrupt.
   virtual void SetInterruptWindow(bool wanted) = 0;
 

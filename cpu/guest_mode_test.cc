@@ -31,7 +31,8 @@ class ProbeUnit final : public VirtUnit {
   bool Execute(VirtHost& host, const InterceptedEvent& event) override {
     if (host.guest_mode()) return host.LeaveFor(event);
     GuestEntry entry = wanted;
-    if (now_plus != 0) entry.deadline = host.Tsc() + now_plus;
+    if (now_plus != 0) entry.deadline = deadline = host.Tsc() + now_plus;
+    if (switches_to) host.SwitchState(*switches_to);
     entry.exceptions = ~0u;
     for (unsigned i = 0; i < static_cast<unsigned>(Intercept::kStep); ++i) {
       entry.intercepts.Add(static_cast<Intercept>(i));
@@ -50,6 +51,7 @@ class ProbeUnit final : public VirtUnit {
   }
   void Leave(VirtHost& host, const InterceptedEvent& event) override {
     met = event;
+    boundary = host.boundary();
     GoBehind(host);
   }
   void GoBehind(VirtHost& host) {
@@ -57,6 +59,7 @@ class ProbeUnit final : public VirtUnit {
     CpuState state = host.State();
     guest_rip = state.rip;
     state.rip = kBehind;
+    state.rflags &= ~kFlagTf;
     host.LeaveGuestMode();
     host.SwitchState(state);
   }
@@ -70,13 +73,16 @@ class ProbeUnit final : public VirtUnit {
 
   GuestInterrupts interrupts;
   std::uint64_t now_plus = 0;  // until the deadline
-  GuestEntry wanted;           // besides everything that instructions and events are
+  std::uint64_t deadline = 0;
+  std::optional<CpuState> switches_to;
+  GuestEntry wanted;  // besides everything that instructions and events are
   std::optional<DeliveredEvent> injected;
   std::optional<NestedPaging> nested;
   std::optional<NestedInvalidation> invalidated;
   bool leaves = true;
 
   std::optional<InterceptedEvent> met;
+  BoundaryState boundary;
   std::optional<NestedFault> nested_fault;
   std::optional<DeliveredEvent> delivered;
   std::uint64_t guest_rip = 0;
@@ -292,6 +298,53 @@ TEST_F(GuestModeTest, ADeadlineIsMetWhileTheGuestLoopsOrHalts) {
     while (!unit().met) exit = machine_.processor().Run(100'000);
     EXPECT_EQ(unit().met->what, Intercept::kDeadline);
   }
+}
+
+TEST_F(GuestModeTest, NobodyReadsATimeBehindTheDeadline) {
+  unit().leaves = false;
+  unit().now_plus = 2'000'000;
+  // here: rdtsc; shl rdx, 32; or rax, rdx; mov rbx, rax; jmp here
+  RunGuest({0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x48, 0x89, 0xc3, 0xeb, 0xf2});
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kDeadline);
+  EXPECT_LT(State().gpr[kRbx], unit().deadline);
+}
+
+TEST_F(GuestModeTest, ATrapThatIsInterceptedIsToldOnce) {
+  unit().switches_to = State();
+  unit().switches_to->rip = kGuest;
+  unit().switches_to->rflags |= kFlagTf;
+  RunGuest({0x90, 0x90});
+  ASSERT_TRUE(unit().met);
+  EXPECT_EQ(unit().met->what, Intercept::kException);
+  EXPECT_EQ(unit().met->number, 1u);
+  EXPECT_EQ(unit().guest_rip, kGuest + 1);
+  EXPECT_EQ(unit().boundary.debug_causes, 0u);
+}
+
+TEST_F(GuestModeTest, InitWaitsOrIsTakenAndAStartUpMessageWakesWhoWaitsForIt) {
+  machine_.Write(TestProcessor::kCode, Bytes{0x0f, 0x01, 0xdc, 0xeb, 0xfe});
+  const CpuState state = State();
+  for (const bool taken : {false, true}) {
+    machine_.processor().SetState(state);
+    unit().interrupts = {.init_taken_on_leaving = taken};
+    while (machine_.processor().Run(100).reason == ExitReason::kPagingChanged) {
+    }
+    EXPECT_FALSE(machine_.processor().TakeStartUp(5)) << "it does not wait for one";
+    EXPECT_EQ(machine_.processor().TakeInit(), taken ? InitAnswer::kTaken : InitAnswer::kWaits);
+    EXPECT_EQ(unit().met->what, Intercept::kInit);
+  }
+  unit().switches_to = state;
+  unit().switches_to->activity = Activity::kWaitForSipi;
+  machine_.processor().SetState(state);
+  Exit exit = machine_.processor().Run(100);
+  while (exit.reason == ExitReason::kPagingChanged) exit = machine_.processor().Run(100);
+  EXPECT_EQ(exit.reason, ExitReason::kHalt);
+  EXPECT_FALSE(machine_.processor().CanTakeInit());
+  EXPECT_FALSE(machine_.processor().CanTakeNmi());
+  EXPECT_TRUE(machine_.processor().TakeStartUp(5));
+  EXPECT_EQ(unit().met->what, Intercept::kStartUp);
+  EXPECT_EQ(unit().met->number, 5u);
 }
 
 TEST_F(GuestModeTest, AnInterruptWindowOpensBehindTheShadowOfSti) {

@@ -72,10 +72,6 @@ template <class T>
 bool Movnti(Core& core, const Op& op) {
   return StoreOperand<T>(core, op, core.Read<T>(op.second));
 }
-bool Rdpid(Core& core, const Op& op) {
-  core.Write<std::uint64_t>(op.first, static_cast<std::uint32_t>(core.tsc_aux));
-  return true;
-}
 
 Selection If(bool legal, Handler run) { return legal ? Selection{run} : UndefinedInstruction(); }
 
@@ -141,10 +137,6 @@ Selection SelectHint(const Decoded& decoded, Op& op) {
       PlaceRegisters(decoded, op);
       return {op.operand_bytes == 8 ? &Plain<&Movnti<std::uint64_t>>
                                     : &Plain<&Movnti<std::uint32_t>>};
-    case ZYDIS_MNEMONIC_RDPID:
-      if (!has(Feature::kRdpid)) return UndefinedInstruction();
-      PlaceRegisters(decoded, op);
-      return {&Plain<&Rdpid>};
     case ZYDIS_MNEMONIC_NOP:
     case ZYDIS_MNEMONIC_ENDBR32:
     case ZYDIS_MNEMONIC_ENDBR64:

@@ -221,7 +221,7 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
     case kMsrSysenterEip:
       return set(core.sysenter_eip, canonical(Feature::kSep));
     case kMsrDebugctl:
-      return set(core.debugctl, (value & ~kDebugctlBtf) == 0);
+      return set(core.debugctl, (value & ~(kDebugctlLbr | kDebugctlBtf)) == 0);
     case kMsrPat:
       return set(core.pat, model.Has(Feature::kPat) && IsLegalPat(value));
     case kMsrUserCet:
@@ -361,11 +361,21 @@ bool Wrmsr(Core& core, const Op& op) {
   return true;
 }
 
+// Nobody in guest mode reads a time behind the deadline: guest mode is left instead.
+bool DeadlineComes(Core& core) {
+  const std::uint64_t now = ReadTsc(core) - core.guest.tsc_offset;
+  if (!core.guest.deadline || now < *core.guest.deadline) return false;
+  core.stop = Stop::kAlone;
+  return true;
+}
+
 bool Rdtsc(Core& core, const Op& op) {
   if (!core.model->Has(Feature::kTsc)) return core.Raise(kUd);
   if (TscRefused(core)) return core.Raise(kGp, 0);
   if (Leaves(core, op, Intercept::kRdtsc)) return false;
-  SetPair(core, ReadTsc(core));
+  const std::uint64_t value = ReadTsc(core);
+  if (DeadlineComes(core)) return false;
+  SetPair(core, value);
   return true;
 }
 
@@ -375,7 +385,9 @@ bool Rdtscp(Core& core, const Op& op) {
   }
   if (TscRefused(core)) return core.Raise(kGp, 0);
   if (Leaves(core, op, Intercept::kRdtscp)) return false;
-  SetPair(core, ReadTsc(core));
+  const std::uint64_t value = ReadTsc(core);
+  if (DeadlineComes(core)) return false;
+  SetPair(core, value);
   core.gpr[kRcx] = static_cast<std::uint32_t>(core.tsc_aux);
   return true;
 }
@@ -388,7 +400,9 @@ bool Rdpmc(Core& core, const Op& op) {
 }
 
 bool Rdpid(Core& core, const Op& op) {
-  if (!core.model->Has(Feature::kRdpid)) return core.Raise(kUd);
+  if (!core.model->Has(Feature::kRdpid) || core.guest.undefined.Has(Intercept::kRdtscp)) {
+    return core.Raise(kUd);
+  }
   core.Write<std::uint64_t>(op.first, core.tsc_aux);
   return true;
 }

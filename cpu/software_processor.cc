@@ -318,6 +318,7 @@ bool SoftwareProcessor::DeliverPending() {
       core.pending = core.delivering;  // what has become of it
       return true;
     case Delivery::kIntercepted:
+      core.pending.reset();  // whoever hears of it hears of it once
       return LeaveGuestMode(core.guest.met);
     case Delivery::kShutdown:
       core.pending.reset();
@@ -495,13 +496,21 @@ bool SoftwareProcessor::TakeNmi() {
   return taken;
 }
 
-bool SoftwareProcessor::TakeInit() {
-  if (!core_->guest.intercepts.Has(Intercept::kInit)) {
+InitAnswer SoftwareProcessor::TakeInit() {
+  const GuestMode& guest = core_->guest;
+  if (!guest.intercepts.Has(Intercept::kInit)) {
     unit_host_.LeaveGuestMode();
     core_->guest.interrupts = {};
-    return false;
+    return InitAnswer::kReset;
   }
+  const bool taken = guest.interrupts.init_taken_on_leaving;
   exits_now_ = LeaveGuestMode({.what = Intercept::kInit});
+  return taken ? InitAnswer::kTaken : InitAnswer::kWaits;
+}
+
+bool SoftwareProcessor::TakeStartUp(std::uint8_t vector) {
+  if (!core_->guest.active || core_->activity != Activity::kWaitForSipi) return false;
+  exits_now_ = LeaveGuestMode({.what = Intercept::kStartUp, .number = vector});
   return true;
 }
 

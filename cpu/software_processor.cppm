@@ -42,9 +42,11 @@ class SoftwareProcessor final : public Processor {
   void TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) override;
   bool TakeNmi() override;
   bool CanTakeInit() const override {
-    return core_->guest.interrupts.open && core_->guest.interrupts.init_open;
+    return core_->guest.interrupts.open && core_->guest.interrupts.init_open &&
+           core_->activity != Activity::kWaitForSipi;
   }
-  bool TakeInit() override;
+  InitAnswer TakeInit() override;
+  bool TakeStartUp(std::uint8_t vector) override;
   void SetInterruptWindow(bool wanted) override;
   std::span<const Gpa> TakeDirectWrites() override { return unit_host_.TakeWrites(); }
   CpuState GetState() const override;

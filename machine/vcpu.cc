@@ -114,7 +114,8 @@ std::optional<VmExit> Vcpu::RunSlice(std::uint64_t now_ns) {
 // How many instructions the guest may execute before somebody looks up.
 std::uint64_t Vcpu::SliceAt(std::uint64_t now_ns) const {
   if (lent_count_ != 0) return 1;
-  if (nmis_pending_ != 0) return 1;  // to the end of a block: an IRET that unblocks NMIs is one
+  // To the end of a block: an IRET that unblocks NMIs is one, and what makes INIT be heard.
+  if (nmis_pending_ != 0 || init_pending_) return 1;
   const std::uint64_t deadline = NextDeadline();
   const std::uint64_t left_ns = deadline > now_ns ? deadline - now_ns : 0;
   return std::clamp(left_ns / kNsPerInstruction, kShortestSlice, kSliceInstructions);
@@ -133,8 +134,11 @@ void Vcpu::PollTimers(std::uint64_t now_ns) {
 
 std::optional<VmExit> Vcpu::TakeStartMessages() {
   init_pending_ = apic_.TakeInit() || init_pending_;
-  if (init_pending_ && processor_->CanTakeInit() && !processor_->TakeInit()) {
-    init_pending_ = false;
+  const bool takes_init = init_pending_ && processor_->CanTakeInit();
+  const InitAnswer answer = takes_init ? processor_->TakeInit() : InitAnswer::kWaits;
+  if (takes_init) halted_ = false;
+  if (answer != InitAnswer::kWaits) init_pending_ = false;
+  if (takes_init && answer == InitAnswer::kReset) {
     if (apic_.id() == 0) {
       // It would start at the reset vector, where there is no firmware.
       return VmExit{.reason = StopReason::kReset,
@@ -150,6 +154,8 @@ std::optional<VmExit> Vcpu::TakeStartMessages() {
   if (vector.has_value() && waits_for_start_up_) {
     StartAt(std::uint32_t{*vector} << 12);
     waits_for_start_up_ = false;
+  } else if (vector.has_value() && processor_->TakeStartUp(*vector)) {
+    halted_ = false;
   }
   return std::nullopt;
 }

@@ -34,11 +34,15 @@ constexpr std::uint32_t kExit = exits::kHost64 | exits::kAcknowledge | exits::kS
                                 exits::kSavePreemptionTimer;
 constexpr std::uint32_t kEntry = entry::kGuest64 | entry::kLoadPat | entry::kLoadEfer;
 
-std::uint32_t SecondaryOf(const VirtHost& host) {
+std::uint32_t SecondaryOf(const VirtHost& host, bool splits_execute) {
   const auto if_has = [&host](const char* feature, std::uint32_t bit) {
     return host.Has(feature) ? bit : 0;
   };
-  return secondary::kDescriptorTables | secondary::kWbinvd | secondary::kVpid |
+  const bool split = splits_execute && host.Has("ept_mode_based_exec");
+  return if_has("ept", secondary::kEpt | secondary::kUnrestrictedGuest | secondary::kVmFunctions |
+                           secondary::kPageModificationLog) |
+         (split ? secondary::kModeBasedExecute : 0) | secondary::kVmcsShadowing |
+         secondary::kDescriptorTables | secondary::kWbinvd | secondary::kVpid |
          if_has("rdtscp", secondary::kRdtscp) | if_has("rdrand", secondary::kRdrand) |
          if_has("rdseed", secondary::kRdseed) | if_has("invpcid", secondary::kInvpcid) |
          if_has("xsaves", secondary::kXsaves);
@@ -68,8 +72,9 @@ constexpr std::uint64_t Misc() {
   constexpr std::uint64_t kActivityStates = 7u << 6;  // HLT, shutdown, wait-for-SIPI
   constexpr std::uint64_t kWritesAnyField = 1u << 29;
   constexpr std::uint64_t kInjectsWithLength0 = 1u << 30;
-  return kPreemptionTimerShift | kActivityStates | kCr3TargetCount << 16 | kWritesAnyField |
-         kInjectsWithLength0;
+  constexpr std::uint64_t kStoresLongMode = 1u << 5;  // exits store EFER.LMA in the entry controls
+  return kPreemptionTimerShift | kStoresLongMode | kActivityStates | kCr3TargetCount << 16 |
+         kWritesAnyField | kInjectsWithLength0;
 }
 
 // INVVPID, of every type. [intel/vol3] "VPID and EPT Capabilities"
@@ -77,14 +82,29 @@ constexpr std::uint64_t kInvvpid = std::uint64_t{1} << 32 | std::uint64_t{15} <<
 
 }  // namespace
 
-Capabilities::Capabilities(const VirtHost& host)
+Capabilities::Capabilities(const VirtHost& host, bool splits_execute)
     : pin_(WithDefaults(kPin, kPinDefault1, 0)),
       primary_(WithDefaults(kPrimary, kPrimaryDefault1, kPrimaryFlexible)),
-      secondary_({.required = 0, .allowed = SecondaryOf(host)}),
+      secondary_({.required = 0, .allowed = SecondaryOf(host, splits_execute)}),
       exit_(WithDefaults(kExit, kExitDefault1, kExitFlexible)),
       entry_(WithDefaults(kEntry, kEntryDefault1, kEntryFlexible)),
       cr0_({.required = kCr0Pe | kCr0Ne | kCr0Pg, .allowed = 0xffff'ffff}),
-      cr4_({.required = kCr4Vmxe, .allowed = host.limits().cr4}) {}
+      cr4_({.required = kCr4Vmxe, .allowed = host.limits().cr4}),
+      ept_5_levels_(host.Has("la57")) {}
+
+FixedBits Capabilities::unrestricted_cr0() const {
+  return {.required = cr0_.required & ~(kCr0Pe | kCr0Pg), .allowed = cr0_.allowed};
+}
+
+// Execute-only entries, 4 and perhaps 5 levels, write-back tables, pages of 2 MiB and 1 GiB, INVEPT
+// of both types, A and D, advanced information about violations.
+std::uint64_t Capabilities::EptCapabilities() const {
+  constexpr std::uint64_t k4Levels = 1u << 6, k5Levels = 1u << 7;
+  constexpr std::uint64_t kOthers = 1u << 0 | 1u << 14 | 1u << 16 | 1u << 17 | 1u << 20 | 1u << 21 |
+                                    1u << 22 | 1u << 25 | 1u << 26;
+  if (!has_ept()) return 0;
+  return kOthers | k4Levels | (ept_5_levels_ ? k5Levels : 0);
+}
 
 std::optional<std::uint64_t> Capabilities::Msr(std::uint32_t index) const {
   switch (index) {
@@ -113,7 +133,10 @@ std::optional<std::uint64_t> Capabilities::Msr(std::uint32_t index) const {
     case kMsrSecondaryControls:
       return Pair(secondary_);
     case kMsrEptVpidCap:
-      return kInvvpid;
+      return kInvvpid | EptCapabilities();
+    case kMsrVmfunc:
+      if (!functions()) return std::nullopt;
+      return kEptpSwitching;
     case kMsrTruePinControls:
       return Pair(pin_);
     case kMsrTruePrimaryControls:

@@ -6,6 +6,7 @@ module;
 export module pagesaw.plugins.vmx.capabilities;
 
 import pagesaw.core.guest_mode;
+import pagesaw.plugins.vmx.vmx_bits;
 
 export namespace pagesaw::vmx {
 
@@ -31,8 +32,9 @@ struct FixedBits {
 
 class Capabilities {
  public:
-  // Of a processor with the features of `host`.
-  explicit Capabilities(const VirtHost& host);
+  // Of a processor with the features of `host`. `splits_execute`: tables that tell supervisor and
+  // user execution apart can be had.
+  Capabilities(const VirtHost& host, bool splits_execute);
 
   // As the "true" MSRs have them.
   const AllowedControls& pin() const { return pin_; }
@@ -40,19 +42,28 @@ class Capabilities {
   const AllowedControls& secondary() const { return secondary_; }
   const AllowedControls& exit() const { return exit_; }
   const AllowedControls& entry() const { return entry_; }
+  // In a guest that is unrestricted: without paging, and in real mode, too.
+  FixedBits unrestricted_cr0() const;
   const FixedBits& cr0() const { return cr0_; }
   const FixedBits& cr4() const { return cr4_; }
+
+  bool has_ept() const { return (secondary_.allowed & secondary::kEpt) != 0; }
+  bool ept_5_levels() const { return ept_5_levels_; }
+  bool functions() const { return (secondary_.allowed & secondary::kVmFunctions) != 0; }
 
   // The value of a capability MSR, if there is one of this number.
   std::optional<std::uint64_t> Msr(std::uint32_t index) const;
 
  private:
+  std::uint64_t EptCapabilities() const;
+
   AllowedControls pin_, primary_, secondary_, exit_, entry_;
   FixedBits cr0_, cr4_;
+  bool ept_5_levels_ = false;
 };
 
 // The preemption timer counts down by 1 each time this bit of the time-stamp counter changes.
-inline constexpr unsigned kPreemptionTimerShift = 5;
+inline constexpr unsigned kPreemptionTimerShift = 3;
 inline constexpr unsigned kCr3TargetCount = 4;
 // The entries that an MSR list can have.
 inline constexpr std::uint32_t kMsrListEntries = 512;

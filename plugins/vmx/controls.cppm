@@ -26,6 +26,9 @@ struct Controls {
   bool HasExit(std::uint32_t bit) const { return (exit & bit) != 0; }
   bool HasEntry(std::uint32_t bit) const { return (entry & bit) != 0; }
 
+  bool ept() const { return HasSecondary(secondary::kEpt); }
+  bool unrestricted() const { return HasSecondary(secondary::kUnrestrictedGuest); }
+  bool splits_execute() const { return HasSecondary(secondary::kModeBasedExecute); }
   bool guest_64() const { return HasEntry(entry::kGuest64); }
   bool host_64() const { return HasExit(exits::kHost64); }
 };

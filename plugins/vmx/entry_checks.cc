@@ -5,6 +5,7 @@ module pagesaw.plugins.vmx.entry_checks;
 
 import pagesaw.core.address;
 import pagesaw.core.paging_state;
+import pagesaw.plugins.vmx.ept;
 import pagesaw.plugins.vmx.vmx_bits;
 
 namespace pagesaw::vmx {
@@ -40,6 +41,26 @@ bool TprThresholdFits(const EntryContext& context) {
   return tpr == nullptr || threshold <= std::to_integer<unsigned>(*tpr) >> 4;
 }
 
+// The same, of EPT and what rests on it.
+bool EptControlsFit(const EntryContext& context) {
+  constexpr std::uint32_t kNeedEpt = secondary::kUnrestrictedGuest |
+                                     secondary::kPageModificationLog | secondary::kModeBasedExecute;
+  const Controls& controls = context.controls;
+  if (!controls.ept() && controls.HasSecondary(kNeedEpt)) return false;
+  if (controls.ept() && !IsEptPointer(context.vmcs.Get(field::kEptPointer), context.capabilities,
+                                      context.limits.physical_bits)) {
+    return false;
+  }
+  if (controls.HasSecondary(secondary::kPageModificationLog) &&
+      !IsPage(context, field::kLogAddress)) {
+    return false;
+  }
+  if (!controls.HasSecondary(secondary::kVmFunctions)) return true;
+  const std::uint64_t functions = context.vmcs.Get(field::kVmFunctionControls);
+  if ((functions & ~kEptpSwitching) != 0) return false;
+  return functions == 0 || (controls.ept() && IsPage(context, field::kEptPointerList));
+}
+
 // [intel/vol3] "VM-Execution Control Fields"
 bool ExecutionControlsFit(const EntryContext& context) {
   const Controls& controls = context.controls;
@@ -64,7 +85,12 @@ bool ExecutionControlsFit(const EntryContext& context) {
   const bool virtual_nmis = controls.HasPin(pin::kVirtualNmis);
   if (virtual_nmis && !controls.HasPin(pin::kNmiExiting)) return false;
   if (controls.HasPrimary(primary::kNmiWindow) && !virtual_nmis) return false;
-  return !controls.HasSecondary(secondary::kVpid) || context.vmcs.Get(field::kVpid) != 0;
+  if (controls.HasSecondary(secondary::kVpid) && context.vmcs.Get(field::kVpid) == 0) return false;
+  if (controls.HasSecondary(secondary::kVmcsShadowing) &&
+      (!IsPage(context, field::kVmreadBitmap) || !IsPage(context, field::kVmwriteBitmap))) {
+    return false;
+  }
+  return EptControlsFit(context);
 }
 
 // [intel/vol3] "VM-Exit Control Fields"
@@ -106,7 +132,8 @@ bool InjectionFits(const EntryContext& context) {
   if (type == EventType::kReserved || !VectorFits(type, vector) || (event & kReserved) != 0) {
     return false;
   }
-  const bool protected_mode = (context.vmcs.Get(field::kGuestCr0) & kCr0Pe) != 0;
+  const bool protected_mode =
+      !context.controls.unrestricted() || (context.vmcs.Get(field::kGuestCr0) & kCr0Pe) != 0;
   const bool has_error = type == EventType::kException && protected_mode && HasErrorCode(vector);
   if (((event & kEventHasError) != 0) != has_error) return false;
   if (has_error && (context.vmcs.Get32(field::kEntryErrorCode) & ~kErrorBits) != 0) return false;

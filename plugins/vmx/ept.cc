@@ -64,8 +64,7 @@ std::uint64_t LinearBits(const NestedFault& fault) {
 
 }  // namespace
 
-bool IsEptPointer(std::uint64_t pointer, const Capabilities& capabilities,
-                  unsigned physical_bits) {
+bool IsEptPointer(std::uint64_t pointer, const Capabilities& capabilities, unsigned physical_bits) {
   const unsigned levels = LevelsOf(pointer);
   const bool has_levels = levels == 4 || (levels == 5 && capabilities.ept_5_levels());
   return (pointer & kTypeMask) == kWriteBack && has_levels && (pointer & kReserved) == 0 &&
@@ -74,9 +73,8 @@ bool IsEptPointer(std::uint64_t pointer, const Capabilities& capabilities,
 
 NestedPaging EptOf(std::uint64_t pointer, unsigned physical_bits, SplitFormatMaker split) {
   const bool accessed_dirty = (pointer & kAccessedDirty) != 0;
-  PageFormat format = split != nullptr
-                          ? split(physical_bits)
-                          : MakeEptFormat({.physical_bits = physical_bits});
+  PageFormat format =
+      split != nullptr ? split(physical_bits) : MakeEptFormat({.physical_bits = physical_bits});
   format.accessed_dirty = accessed_dirty;
   return {.format = format,
           .root = Gpa(pointer & kRoot),

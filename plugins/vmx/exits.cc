@@ -3,6 +3,9 @@ module;
 #include <optional>
 module pagesaw.plugins.vmx.exits;
 
+import pagesaw.core.address;
+import pagesaw.plugins.vmx.ept;
+
 namespace pagesaw::vmx {
 namespace {
 
@@ -15,6 +18,7 @@ constexpr Row kRows[] = {
     {Intercept::kInterrupt, ExitReason::kExternalInterrupt},
     {Intercept::kNmi, ExitReason::kExceptionOrNmi},
     {Intercept::kInit, ExitReason::kInit},
+    {Intercept::kStartUp, ExitReason::kStartUp},
     {Intercept::kShutdown, ExitReason::kTripleFault},
     {Intercept::kTaskSwitch, ExitReason::kTaskSwitch},
     {Intercept::kCpuid, ExitReason::kCpuid},
@@ -162,6 +166,8 @@ std::uint64_t QualificationOf(const InterceptedEvent& event) {
       return event.number == 1 || event.number == 14 ? event.value : 0;
     case Intercept::kInvlpg:
       return event.value;
+    case Intercept::kStartUp:
+      return event.number;
     case Intercept::kTaskSwitch:
       return TaskSwitchQualification(event);
     case Intercept::kReadControl:
@@ -301,6 +307,17 @@ bool IsSoftware(const DeliveredEvent& event) {
          event.kind == DeliveredEvent::Kind::kPrivilegedException;
 }
 
+// Software events tell their instruction's length, too.
+void RecordDelivered(Vmcs& vmcs, const CpuState& state,
+                     const std::optional<DeliveredEvent>& delivered) {
+  vmcs.Set(field::kIdtVectoring, delivered ? InformationOf(*delivered) : 0);
+  if (!delivered) return;
+  if (delivered->has_error_code) vmcs.Set(field::kIdtVectoringErrorCode, delivered->error_code);
+  if (IsSoftware(*delivered)) {
+    vmcs.Set(field::kInstructionLength, delivered->return_rip - state.rip);
+  }
+}
+
 }  // namespace
 
 ExitReason ReasonOf(const InterceptedEvent& event) {
@@ -355,19 +372,29 @@ void RecordExit(Vmcs& vmcs, const InterceptedEvent& event, const CpuState& state
   const std::optional<DeliveredEvent> met = EventBehind(event, acknowledged);
   vmcs.Set(field::kExitInterruption, met ? InformationOf(*met) : 0);
   if (met && met->has_error_code) vmcs.Set(field::kExitErrorCode, met->error_code);
-  std::uint64_t length = event.instruction_bytes;
-  vmcs.Set(field::kIdtVectoring, delivered ? InformationOf(*delivered) : 0);
-  if (delivered) {
-    if (delivered->has_error_code) {
-      vmcs.Set(field::kIdtVectoringErrorCode, delivered->error_code);
-    }
-    if (IsSoftware(*delivered)) length = delivered->return_rip - state.rip;
-  }
-  vmcs.Set(field::kInstructionLength, length);
+  vmcs.Set(field::kInstructionLength, event.instruction_bytes);
+  RecordDelivered(vmcs, state, delivered);
   vmcs.Set(field::kInstructionInformation, InstructionInformationOf(event));
   if (event.what == Intercept::kIo && event.io.string) {
     vmcs.Set(field::kGuestLinear, event.value);
   }
+}
+
+void RecordNestedFault(Vmcs& vmcs, const NestedFault& fault, const PageFormat& format,
+                       const CpuState& state, const std::optional<DeliveredEvent>& delivered) {
+  const bool violation = !fault.malformed && !fault.log_full;
+  const ExitReason reason = fault.log_full    ? ExitReason::kPageModificationLogFull
+                            : fault.malformed ? ExitReason::kEptMisconfiguration
+                                              : ExitReason::kEptViolation;
+  vmcs.Set(field::kExitReason, static_cast<std::uint32_t>(reason));
+  vmcs.Set(field::kQualification, violation ? ViolationQualification(fault, format) : 0);
+  vmcs.Set(field::kExitInterruption, 0);
+  vmcs.Set(field::kInstructionLength, 0);
+  RecordDelivered(vmcs, state, delivered);
+  vmcs.Set(field::kInstructionInformation, 0);
+  if (fault.log_full) return;
+  vmcs.Set(field::kGuestPhysical, fault.address.bits());
+  if (fault.linear_valid) vmcs.Set(field::kGuestLinear, fault.linear.bits());
 }
 
 }  // namespace pagesaw::vmx

@@ -7,6 +7,8 @@ export module pagesaw.plugins.vmx.exits;
 
 import pagesaw.core.cpu_state;
 import pagesaw.core.guest_mode;
+import pagesaw.core.nested_paging;
+import pagesaw.core.page_format;
 import pagesaw.plugins.vmx.vmcs;
 import pagesaw.plugins.vmx.vmx_bits;
 
@@ -26,5 +28,9 @@ DeliveredEvent InjectedEvent(std::uint32_t information, std::uint32_t error_code
 // `acknowledged`: the number of an external interrupt is its vector.
 void RecordExit(Vmcs& vmcs, const InterceptedEvent& event, const CpuState& state,
                 const std::optional<DeliveredEvent>& delivered, bool acknowledged);
+
+// Stores what an exit for `fault`, met in EPT of `format`, tells.
+void RecordNestedFault(Vmcs& vmcs, const NestedFault& fault, const PageFormat& format,
+                       const CpuState& state, const std::optional<DeliveredEvent>& delivered);
 
 }  // namespace pagesaw::vmx

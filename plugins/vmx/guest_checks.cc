@@ -14,7 +14,7 @@ namespace pagesaw::vmx {
 namespace {
 
 constexpr std::uint64_t kCr0CacheBits = 3u << 29;  // NW, CD: never checked
-constexpr std::uint64_t kDebugctlBtf = 1u << 1;
+constexpr std::uint64_t kDebugctlBtf = 1u << 1, kDebugctlKnown = kDebugctlBtf | 1u << 0;
 constexpr std::uint32_t kUnusable = 1u << 16;
 
 // A guest's segment register as its fields say.
@@ -92,8 +92,9 @@ class Guest {
 
 // "Checks on Guest Control Registers, Debug Registers, and MSRs"
 bool Guest::ControlRegistersFit() const {
-  if (!context_.capabilities.cr0().Allows(cr0_ & ~kCr0CacheBits) ||
-      !context_.capabilities.cr4().Allows(cr4_)) {
+  const FixedBits cr0 = controls_.unrestricted() ? context_.capabilities.unrestricted_cr0()
+                                                 : context_.capabilities.cr0();
+  if (!cr0.Allows(cr0_ & ~kCr0CacheBits) || !context_.capabilities.cr4().Allows(cr4_)) {
     return false;
   }
   const bool paging = (cr0_ & kCr0Pg) != 0;
@@ -102,9 +103,11 @@ bool Guest::ControlRegistersFit() const {
   if (controls_.guest_64() ? !paging || (cr4_ & kCr4Pae) == 0 : (cr4_ & kCr4Pcide) != 0) {
     return false;
   }
-  if ((vmcs_.Get(field::kGuestCr3) & ~context_.limits.cr3) != 0) return false;
+  const std::uint64_t cr3 = vmcs_.Get(field::kGuestCr3);
+  const bool wide = cr3 >> context_.limits.physical_bits != 0;
+  if (controls_.guest_64() ? (cr3 & ~context_.limits.cr3) != 0 : wide) return false;
   if (controls_.HasEntry(entry::kLoadDebug) &&
-      ((vmcs_.Get(field::kGuestDebugctl) & ~kDebugctlBtf) != 0 ||
+      ((vmcs_.Get(field::kGuestDebugctl) & ~kDebugctlKnown) != 0 ||
        vmcs_.Get(field::kGuestDr7) >> 32 != 0)) {
     return false;
   }
@@ -139,7 +142,8 @@ bool Guest::SegmentsFit() const {
 bool Guest::SelectorsFit() const {
   const SegmentImage local(vmcs_, kLdtr);
   if (SegmentImage(vmcs_, kTr).in_ldt() || (local.usable() && local.in_ldt())) return false;
-  return virtual_8086() || SegmentImage(vmcs_, kSs).rpl() == SegmentImage(vmcs_, kCs).rpl();
+  if (virtual_8086() || controls_.unrestricted()) return true;
+  return SegmentImage(vmcs_, kSs).rpl() == SegmentImage(vmcs_, kCs).rpl();
 }
 
 bool Guest::BasesFit() const {
@@ -169,6 +173,9 @@ bool Guest::Virtual8086SegmentsFit() const {
 
 bool Guest::CodeFits(const SegmentImage& code, const SegmentImage& stack) const {
   switch (code.type()) {
+    case 3:
+      if (!controls_.unrestricted() || code.dpl() != 0) return false;
+      break;
     case 9:
     case 11:
       if (code.dpl() != stack.dpl()) return false;
@@ -186,7 +193,9 @@ bool Guest::CodeFits(const SegmentImage& code, const SegmentImage& stack) const 
 }
 
 bool Guest::StackFits(const SegmentImage& stack) const {
-  if (stack.dpl() != stack.rpl() || ((cr0_ & kCr0Pe) == 0 && stack.dpl() != 0)) return false;
+  const bool data_as_code = SegmentImage(vmcs_, kCs).type() == 3;
+  if (!controls_.unrestricted() && stack.dpl() != stack.rpl()) return false;
+  if ((data_as_code || (cr0_ & kCr0Pe) == 0) && stack.dpl() != 0) return false;
   if (!stack.usable()) return true;
   return (stack.type() == 3 || stack.type() == 7) && stack.is_code_or_data() && stack.present() &&
          stack.reserved_clear() && stack.granularity_fits();
@@ -198,8 +207,8 @@ bool Guest::DataFits(const SegmentImage& data) const {
   const bool code = (data.type() & 8) != 0, readable = (data.type() & 2) != 0;
   const bool conforming_code = data.type() >= 12;
   return accessed && (!code || readable) && data.is_code_or_data() &&
-         (conforming_code || data.dpl() >= data.rpl()) && data.present() && data.reserved_clear() &&
-         data.granularity_fits();
+         (controls_.unrestricted() || conforming_code || data.dpl() >= data.rpl()) &&
+         data.present() && data.reserved_clear() && data.granularity_fits();
 }
 
 bool Guest::TaskFits() const {
@@ -289,7 +298,9 @@ bool Guest::LinkPointerFits() const {
   const std::uint64_t pointer = vmcs_.Get(field::kLinkPointer);
   if (pointer == ~std::uint64_t{0}) return true;
   if (pointer % kPageBytes != 0 || pointer >> context_.limits.physical_bits != 0) return false;
-  return Vmcs(context_.host.Memory(Gpa(pointer), kPageBytes)).revision() == kRevision;
+  const Vmcs shadow(context_.host.Memory(Gpa(pointer), kPageBytes));
+  return shadow && shadow.revision() == kRevision &&
+         shadow.is_shadow() == controls_.HasSecondary(secondary::kVmcsShadowing);
 }
 
 }  // namespace

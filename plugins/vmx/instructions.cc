@@ -1,5 +1,6 @@
 // The instructions of VMX but for VM entries. [intel/vol3] "VMX Instruction Reference"
 module;
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -32,6 +33,40 @@ bool IsRegion(const VirtHost& host, std::uint64_t address) {
 
 Vmcs VmcsAt(VirtHost& host, Gpa region) { return Vmcs(host.Memory(region, kPageBytes)); }
 
+bool BitmapBit(VirtHost& host, Gpa bitmap, std::uint64_t bit) {
+  std::byte* const at = host.Memory(Gpa(bitmap.bits() + bit / 8), 1);
+  if (at == nullptr) return true;
+  const auto bits = std::atomic_ref(*reinterpret_cast<std::uint8_t*>(at)).load();
+  return (bits >> (bit % 8) & 1) != 0;
+}
+
+// A field by an encoding in a register: the whole, or the upper half of one of 64 bits.
+struct FieldAccess {
+  Field field;
+  bool high;
+
+  std::uint64_t Read(const Vmcs& vmcs, bool wide) const {
+    const std::uint64_t value = vmcs.Get(field) >> (high ? 32 : 0);
+    return wide ? value : static_cast<std::uint32_t>(value);
+  }
+  void Write(Vmcs& vmcs, std::uint64_t value) const {
+    vmcs.Set(field, high ? (vmcs.Get(field) & 0xffff'ffff) | value << 32 : value);
+  }
+};
+
+// Which register names the field.
+std::uint8_t EncodingGpr(const InterceptedEvent& event) {
+  const bool first = event.memory || event.instruction == VirtInstruction::kVmwrite;
+  return first ? event.gpr : event.second_gpr;
+}
+
+std::optional<FieldAccess> FieldAccessOf(std::uint64_t encoding) {
+  const std::optional<Field> field = Field::Find(encoding & ~std::uint64_t{1});
+  const bool high = (encoding & 1) != 0;
+  if (!field || (high && !field->is_64_bit())) return std::nullopt;
+  return FieldAccess{*field, high};
+}
+
 bool FailInvalid(VirtHost& host) {
   host.SetArithmeticFlags(kFlagCf);
   return true;
@@ -63,9 +98,11 @@ bool VmxUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
     case VirtInstruction::kVmcall:
       if (host.guest_mode()) return host.LeaveFor(event);
       break;
-    case VirtInstruction::kVmfunc:  // no control turns VM functions on
+    case VirtInstruction::kVmfunc:
+      return Vmfunc(host, event);
     case VirtInstruction::kInvept:
-      return host.RaiseUndefined();
+      if (!operation_->capabilities.has_ept()) return host.RaiseUndefined();
+      break;
     case VirtInstruction::kVmclear:
     case VirtInstruction::kVmlaunch:
     case VirtInstruction::kVmptrld:
@@ -81,11 +118,14 @@ bool VmxUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
       return host.RaiseUndefined();
   }
   if (IsWrongMode(state)) return host.RaiseUndefined();
-  if (host.guest_mode()) return host.LeaveFor(event);
+  const bool shadowed = host.guest_mode() && IsShadowed(host, event, wide);
+  if (host.guest_mode() && !shadowed) return host.LeaveFor(event);
   if (state.cpl() != 0) return host.RaiseGeneralProtection();
   switch (event.instruction) {
     case VirtInstruction::kVmcall:
       return Fail(host, InstructionError::kVmcallInRoot);
+    case VirtInstruction::kInvept:
+      return Invept(host, event, wide);
     case VirtInstruction::kVmclear:
       return Vmclear(host);
     case VirtInstruction::kVmlaunch:
@@ -111,15 +151,14 @@ bool VmxUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
 
 bool VmxUnit::Vmxon(VirtHost& host, const CpuState& state) {
   if (operation_) return Fail(host, InstructionError::kVmxonInRoot);
-  const Capabilities capabilities(host);
+  const Capabilities capabilities(host, split_ != nullptr);
   if (!capabilities.cr0().Allows(state.cr0) || !capabilities.cr4().Allows(state.cr4)) {
     return host.RaiseGeneralProtection();
   }
   std::uint64_t region = 0;
   if (!host.LoadOperand(&region, sizeof(region))) return false;
-  if (!IsRegion(host, region) || VmcsAt(host, Gpa(region)).revision() != kRevision) {
-    return FailInvalid(host);
-  }
+  const Vmcs at = IsRegion(host, region) ? VmcsAt(host, Gpa(region)) : Vmcs();
+  if (!at || at.revision() != kRevision || at.is_shadow()) return FailInvalid(host);
   operation_ = Operation{.region = Gpa(region), .current = {}, .capabilities = capabilities};
   host.SetFixedControls(capabilities.cr0().required, capabilities.cr4().required);
   host.interrupts() = {.init_open = false};
@@ -149,7 +188,9 @@ bool VmxUnit::Vmptrld(VirtHost& host) {
   if (!host.LoadOperand(&region, sizeof(region))) return false;
   if (!IsRegion(host, region)) return Fail(host, InstructionError::kVmptrldAddress);
   if (Gpa(region) == operation_->region) return Fail(host, InstructionError::kVmptrldVmxonPointer);
-  if (VmcsAt(host, Gpa(region)).revision() != kRevision) {
+  // A shadow VMCS may become current, too.
+  const Vmcs vmcs = VmcsAt(host, Gpa(region));
+  if (!vmcs || vmcs.revision() != kRevision) {
     return Fail(host, InstructionError::kVmptrldRevision);
   }
   operation_->current = Gpa(region);
@@ -162,42 +203,105 @@ bool VmxUnit::Vmptrst(VirtHost& host) {
   return host.StoreOperand(&region, sizeof(region)) && Succeed(host);
 }
 
+// In the guest: whether VMREAD or VMWRITE is one of the shadow VMCS. [intel/vol3] "VMREAD-Bitmap
+// Address"
+bool VmxUnit::IsShadowed(VirtHost& host, const InterceptedEvent& event, bool wide) const {
+  constexpr std::uint64_t kEncodings = 0x8000;
+  if (!controls_.HasSecondary(secondary::kVmcsShadowing)) return false;
+  const bool reads = event.instruction == VirtInstruction::kVmread;
+  if (!reads && event.instruction != VirtInstruction::kVmwrite) return false;
+  const std::uint64_t encoding = GprAt(host, EncodingGpr(event), wide);
+  const Field bitmap = reads ? field::kVmreadBitmap : field::kVmwriteBitmap;
+  return encoding < kEncodings && !BitmapBit(host, Gpa(CurrentVmcs(host).Get(bitmap)), encoding);
+}
+
+// The VMCS that VMREAD and VMWRITE are about: the current one, or in the guest the shadow.
+std::optional<Gpa> VmxUnit::AccessedVmcs(VirtHost& host) const {
+  if (!host.guest_mode()) return operation_->current;
+  const std::uint64_t pointer = CurrentVmcs(host).Get(field::kLinkPointer);
+  if (pointer == ~std::uint64_t{0}) return std::nullopt;
+  return Gpa(pointer);
+}
+
 bool VmxUnit::Vmread(VirtHost& host, const InterceptedEvent& event, bool wide) {
-  if (!operation_->current) return FailInvalid(host);
-  const std::uint64_t encoding = GprAt(host, event.memory ? event.gpr : event.second_gpr, wide);
-  const std::optional<Field> field = Field::Find(encoding & ~std::uint64_t{1});
-  const bool high = (encoding & 1) != 0;
-  if (!field || (high && !field->is_64_bit())) {
-    return Fail(host, InstructionError::kUnsupportedField);
-  }
-  std::uint64_t value = CurrentVmcs(host).Get(*field) >> (high ? 32 : 0);
-  if (!wide) value = static_cast<std::uint32_t>(value);
-  if (event.memory) {
-    return host.StoreOperand(&value, wide ? 8 : 4) && Succeed(host);
-  }
+  const std::optional<Gpa> region = AccessedVmcs(host);
+  if (!region) return FailInvalid(host);
+  const std::optional<FieldAccess> access = FieldAccessOf(GprAt(host, EncodingGpr(event), wide));
+  if (!access) return Fail(host, InstructionError::kUnsupportedField);
+  const std::uint64_t value = access->Read(VmcsAt(host, *region), wide);
+  if (event.memory) return host.StoreOperand(&value, wide ? 8 : 4) && Succeed(host);
   host.SetGpr(static_cast<Gpr>(event.gpr), value);
   return Succeed(host);
 }
 
 bool VmxUnit::Vmwrite(VirtHost& host, const InterceptedEvent& event, bool wide) {
-  if (!operation_->current) return FailInvalid(host);
+  const std::optional<Gpa> region = AccessedVmcs(host);
+  if (!region) return FailInvalid(host);
   std::uint64_t value = 0;
   if (!event.memory) {
     value = GprAt(host, event.second_gpr, wide);
   } else if (!host.LoadOperand(&value, wide ? 8 : 4)) {
     return false;
   }
-  const std::uint64_t encoding = GprAt(host, event.gpr, wide);
-  const std::optional<Field> field = Field::Find(encoding & ~std::uint64_t{1});
-  const bool high = (encoding & 1) != 0;
-  if (!field || (high && !field->is_64_bit())) {
-    return Fail(host, InstructionError::kUnsupportedField);
-  }
-  Vmcs vmcs = CurrentVmcs(host);
-  if (high) value = (vmcs.Get(*field) & 0xffff'ffff) | value << 32;
-  vmcs.Set(*field, value);
-  host.Wrote(*operation_->current);
+  const std::optional<FieldAccess> access = FieldAccessOf(GprAt(host, EncodingGpr(event), wide));
+  if (!access) return Fail(host, InstructionError::kUnsupportedField);
+  Vmcs vmcs = VmcsAt(host, *region);
+  access->Write(vmcs, value);
+  host.Wrote(*region);
   return Succeed(host);
+}
+
+bool VmxUnit::Invept(VirtHost& host, const InterceptedEvent& event, bool wide) {
+  enum Type : std::uint64_t { kSingle = 1, kAll = 2 };
+  struct Descriptor {
+    std::uint64_t pointer = 0, reserved = 0;
+  } descriptor;
+  const std::uint64_t type = GprAt(host, event.gpr, wide);
+  if (type != kSingle && type != kAll) return Fail(host, InstructionError::kInvalidOperand);
+  if (!host.LoadOperand(&descriptor, sizeof(descriptor))) return false;
+  const unsigned physical_bits = host.limits().physical_bits;
+  if (type == kAll) {
+    host.InvalidateNested({});
+  } else if (IsEptPointer(descriptor.pointer, operation_->capabilities, physical_bits)) {
+    host.InvalidateNested({.scope = NestedInvalidation::Scope::kRoot,
+                           .root = EptOf(descriptor.pointer, physical_bits, nullptr).root});
+  } else {
+    return Fail(host, InstructionError::kInvalidOperand);
+  }
+  return Succeed(host);
+}
+
+// In the guest, at any privilege. [intel/vol3] "VM Functions"
+bool VmxUnit::Vmfunc(VirtHost& host, const InterceptedEvent& event) {
+  constexpr std::uint32_t kSwitchEpt = 0, kFunctions = 64;
+  if (!host.guest_mode() || !controls_.HasSecondary(secondary::kVmFunctions)) {
+    return host.RaiseUndefined();
+  }
+  const auto function = static_cast<std::uint32_t>(host.gpr(kRax));
+  const std::uint64_t enabled = CurrentVmcs(host).Get(field::kVmFunctionControls);
+  const bool has = function < kFunctions && (enabled >> function & 1) != 0;
+  if (!has || function != kSwitchEpt ||
+      !SwitchEpt(host, static_cast<std::uint32_t>(host.gpr(kRcx)))) {
+    return host.LeaveFor(event);
+  }
+  return true;
+}
+
+bool VmxUnit::SwitchEpt(VirtHost& host, std::uint32_t index) {
+  constexpr std::uint32_t kEntries = 512;
+  if (index >= kEntries) return false;
+  Vmcs vmcs = CurrentVmcs(host);
+  std::byte* const entry = host.Memory(Gpa(vmcs.Get(field::kEptPointerList) + 8 * index), 8);
+  if (entry == nullptr) return false;
+  const std::uint64_t pointer =
+      std::atomic_ref(*reinterpret_cast<std::uint64_t*>(entry)).load(std::memory_order_relaxed);
+  if (!IsEptPointer(pointer, operation_->capabilities, host.limits().physical_bits)) return false;
+  vmcs.Set(field::kEptPointer, pointer);
+  host.Wrote(*operation_->current);
+  entry_.nested = EptOfGuest(host, pointer);
+  host.EnterGuestMode(entry_);
+  host.FlushTranslations();
+  return true;
 }
 
 // All translations are forgotten, whatever is asked for.

@@ -19,7 +19,7 @@ constexpr std::uint64_t kCr0Ts = 1u << 3;
 // What causes exits whatever the controls say, MSRs unless there are bitmaps.
 constexpr Intercept kAlways[] = {Intercept::kTaskSwitch, Intercept::kShutdown, Intercept::kCpuid,
                                  Intercept::kInvd,       Intercept::kXsetbv,   Intercept::kInit,
-                                 Intercept::kReadMsr,    Intercept::kWriteMsr};
+                                 Intercept::kReadMsr,    Intercept::kWriteMsr, Intercept::kStartUp};
 
 struct Row {
   std::uint32_t control;

@@ -53,7 +53,7 @@ std::uint32_t LoadMsrs(VirtHost& host, Gpa list, std::uint32_t count) {
   return 0;
 }
 
-std::uint32_t StoreMsrs(VirtHost& host, Gpa list, std::uint32_t count) {
+std::uint32_t StoreMsrs(VirtHost& host, Gpa list, std::uint32_t count, std::uint64_t tsc) {
   for (std::uint32_t i = 0; i < count; ++i) {
     Entry entry(host, list, i);
     std::uint64_t value = 0;
@@ -61,7 +61,7 @@ std::uint32_t StoreMsrs(VirtHost& host, Gpa list, std::uint32_t count) {
         !host.ReadMsr(static_cast<std::uint32_t>(entry.index()), value)) {
       return i + 1;
     }
-    entry.set_value(value);
+    entry.set_value(entry.index() == kMsrTsc ? tsc : value);
     host.Wrote(Gpa(list.bits() + i * kEntryBytes));
   }
   return 0;

@@ -15,6 +15,10 @@ export namespace pagesaw::vmx {
 
 class VmxExtension final : public VirtExtension {
  public:
+  // What `registry`, which outlives the extension, has of the vendor's formats decides on
+  // mode-based execute control; null: it is not offered.
+  explicit VmxExtension(const PluginRegistry* registry = nullptr) : registry_(registry) {}
+
   std::string_view name() const override { return "vmx"; }
   std::string_view vendor() const override { return "intel"; }
   std::string_view cpuid_vendor() const override { return "GenuineIntel"; }
@@ -27,6 +31,9 @@ class VmxExtension final : public VirtExtension {
   std::unique_ptr<VirtUnit> MakeUnit() const override;
   void AdjustPagingFeatures(bool& root_bit8_reserved, std::uint8_t& pse36_bits,
                             unsigned physical_bits) const override;
+
+ private:
+  const PluginRegistry* registry_;
 };
 
 class VmxPlugin final : public Plugin {

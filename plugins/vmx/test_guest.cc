@@ -7,7 +7,7 @@ import pagesaw.core.paging_state;
 
 namespace pagesaw::vmx {
 
-TestGuest::TestGuest() {
+TestGuest::TestGuest(SplitFormatMaker split) : unit(split) {
   CpuState& state = host.state;
   state.cr0 = kCr0Pe | kCr0Pg | kCr0Wp | 1u << 5 | 1u << 4;
   state.cr4 = kCr4Pae | kCr4Vmxe;

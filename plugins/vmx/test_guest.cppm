@@ -3,6 +3,7 @@ module;
 #include <cstdint>
 export module pagesaw.plugins.vmx.test_guest;
 
+export import pagesaw.plugins.vmx.ept;
 export import pagesaw.plugins.vmx.fake_host;
 export import pagesaw.plugins.vmx.unit;
 export import pagesaw.plugins.vmx.vmcs;
@@ -16,7 +17,7 @@ class TestGuest {
                                  kHostRip = 0x7777, kBitmap = 0x3000, kMsrs = 0x6000;
 
   // In VMX operation, with a current VMCS that describes a 64-bit guest.
-  TestGuest();
+  explicit TestGuest(SplitFormatMaker split = nullptr);
 
   Vmcs vmcs() { return Vmcs(host.Memory(Gpa(kVmcs), kPageBytes)); }
   void Set(Field field, std::uint64_t value) { vmcs().Set(field, value); }

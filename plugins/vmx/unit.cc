@@ -1,5 +1,5 @@
 module;
-#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -38,6 +38,10 @@ bool VmxUnit::Launch(VirtHost& host, const CpuState& state, bool resumes) {
     host.SetArithmeticFlags(kFlagCf);
     return true;
   }
+  if (CurrentVmcs(host).is_shadow()) {
+    host.SetArithmeticFlags(kFlagCf);
+    return true;
+  }
   if (host.boundary().stack_shadow) return Fail(host, InstructionError::kEntryWithMovSsBlocking);
   Vmcs vmcs = CurrentVmcs(host);
   if (vmcs.launched() != resumes) {
@@ -73,7 +77,9 @@ bool VmxUnit::EnterGuest(VirtHost& host, Vmcs& vmcs, const CpuState& guest) {
   vmcs.set_launched(true);
   host.Wrote(*operation_->current);
   intercepts_ = Intercepts(vmcs, controls_);
-  GuestEntry entry = intercepts_.Entry();
+  entry_ = intercepts_.Entry();
+  GuestEntry& entry = entry_;
+  if (controls_.ept()) entry.nested = EptOfGuest(host, vmcs.Get(field::kEptPointer));
   if (controls_.HasPin(pin::kPreemptionTimer)) {
     timer_end_ = (host.Tsc() >> kPreemptionTimerShift) + vmcs.Get(field::kPreemptionTimer);
     entry.deadline = timer_end_ << kPreemptionTimerShift;
@@ -89,12 +95,22 @@ bool VmxUnit::EnterGuest(VirtHost& host, Vmcs& vmcs, const CpuState& guest) {
   }
   host.SetBoundary(boundary);
   LoadInterrupts(host, vmcs);
+  const FixedBits cr0 = controls_.unrestricted() ? operation_->capabilities.unrestricted_cr0()
+                                                 : operation_->capabilities.cr0();
+  host.SetFixedControls(cr0.required, operation_->capabilities.cr4().required);
   host.EnterGuestMode(entry);
   if ((event & kEventValid) != 0 && !entry.step_pending) {
     host.Deliver(InjectedEvent(event, vmcs.Get32(field::kEntryErrorCode), guest.rip,
                                vmcs.Get32(field::kEntryInstructionLength)));
   }
   return true;
+}
+
+NestedPaging VmxUnit::EptOfGuest(const VirtHost& host, std::uint64_t pointer) const {
+  NestedPaging nested =
+      EptOf(pointer, host.limits().physical_bits, controls_.splits_execute() ? split_ : nullptr);
+  nested.logs_dirty = controls_.HasSecondary(secondary::kPageModificationLog);
+  return nested;
 }
 
 void VmxUnit::LoadInterrupts(VirtHost& host, const Vmcs& vmcs) {
@@ -108,6 +124,7 @@ void VmxUnit::LoadInterrupts(VirtHost& host, const Vmcs& vmcs) {
         .nmi_leaves = nmis,
         .taken_on_leaving = controls_.HasExit(exits::kAcknowledge),
         .nmi_taken_on_leaving = true,
+        .init_taken_on_leaving = true,
         .virtual_nmis = virtual_nmis,
         .iret_keeps_nmi_blocked = nmis && !virtual_nmis};
   if (!controls_.HasPrimary(primary::kTprShadow)) return;
@@ -135,28 +152,68 @@ bool VmxUnit::Leaves(VirtHost& host, const InterceptedEvent& event) {
 }
 
 void VmxUnit::Leave(VirtHost& host, const InterceptedEvent& event) {
+  exit_tsc_ = host.Tsc();
   CpuState state = host.State();
-  const std::optional<DeliveredEvent> delivered = host.TakeDelivered();
-  Vmcs vmcs = CurrentVmcs(host);
-  const bool nmi = event.what == Intercept::kNmi;
-  const bool nmi_blocked = nmi || (state.nmi_blocked && !controls_.HasPin(pin::kVirtualNmis));
+  const bool nmi_blocked = event.what == Intercept::kNmi || NmisStayBlocked(state);
   if (event.what == Intercept::kShutdown) state.activity = Activity::kActive;
   state.rflags = SetsResumeFlag(event) ? state.rflags | kFlagRf : state.rflags & ~kFlagRf;
+  Vmcs vmcs = CurrentVmcs(host);
+  SaveGuest(host, vmcs, state);
+  RecordExit(vmcs, event, state, host.TakeDelivered(), controls_.HasExit(exits::kAcknowledge));
+  EndExit(host, vmcs, nmi_blocked);
+}
+
+void VmxUnit::MeetNestedFault(VirtHost& host, const NestedFault& fault) {
+  exit_tsc_ = host.Tsc();
+  CpuState state = host.State();
+  state.rflags |= kFlagRf;
+  Vmcs vmcs = CurrentVmcs(host);
+  SaveGuest(host, vmcs, state);
+  RecordNestedFault(vmcs, fault, entry_.nested->format, state, host.TakeDelivered());
+  EndExit(host, vmcs, NmisStayBlocked(state));
+}
+
+// [intel/vol3] "Page-Modification Logging"
+bool VmxUnit::LogDirty(VirtHost& host, Gpa address) {
+  constexpr std::uint64_t kEntries = 512;
+  Vmcs vmcs = CurrentVmcs(host);
+  const std::uint64_t index = vmcs.Get(field::kLogIndex);
+  if (index >= kEntries) return false;
+  const Gpa at(vmcs.Get(field::kLogAddress) + 8 * index);
+  if (std::byte* const memory = host.Memory(at, 8); memory != nullptr) {
+    std::atomic_ref(*reinterpret_cast<std::uint64_t*>(memory))
+        .store(address.bits() & ~(kPageBytes - 1), std::memory_order_relaxed);
+    host.Wrote(at);
+  }
+  vmcs.Set(field::kLogIndex, index - 1);
+  host.Wrote(*operation_->current);
+  return true;
+}
+
+bool VmxUnit::NmisStayBlocked(const CpuState& state) const {
+  return state.nmi_blocked && !controls_.HasPin(pin::kVirtualNmis);
+}
+
+void VmxUnit::SaveGuest(VirtHost& host, Vmcs& vmcs, const CpuState& state) {
   SaveGuestState(vmcs, controls_, state, host.boundary());
-  SaveTimer(host, vmcs);
+  SaveTimer(vmcs);
   if (controls_.HasExit(exits::kSaveDebug)) {
     std::uint64_t debugctl = 0;
     (void)host.ReadMsr(kMsrDebugctl, debugctl);
     vmcs.Set(field::kGuestDebugctl, debugctl);
   }
   if (controls_.HasPrimary(primary::kTprShadow)) SaveVirtualTpr(host, vmcs);
-  RecordExit(vmcs, event, state, delivered, controls_.HasExit(exits::kAcknowledge));
+}
+
+void VmxUnit::EndExit(VirtHost& host, Vmcs& vmcs, bool nmi_blocked) {
   vmcs.Set(field::kEntryInterruption, vmcs.Get(field::kEntryInterruption) & ~kEventValid);
   host.Wrote(*operation_->current);
   host.LeaveGuestMode();
   host.interrupts() = {.init_open = false};
+  host.SetFixedControls(operation_->capabilities.cr0().required,
+                        operation_->capabilities.cr4().required);
   const Gpa msrs(vmcs.Get(field::kExitMsrStore));
-  const bool stored = StoreMsrs(host, msrs, vmcs.Get32(field::kExitMsrStoreCount)) == 0;
+  const bool stored = StoreMsrs(host, msrs, vmcs.Get32(field::kExitMsrStoreCount), exit_tsc_) == 0;
   LoadHost(host, vmcs, nmi_blocked);
   if (!stored) Abort(host);
 }
@@ -170,9 +227,9 @@ void VmxUnit::SaveVirtualTpr(VirtHost& host, const Vmcs& vmcs) {
   host.Wrote(Gpa(vmcs.Get(field::kVirtualApic)));
 }
 
-void VmxUnit::SaveTimer(VirtHost& host, Vmcs& vmcs) const {
+void VmxUnit::SaveTimer(Vmcs& vmcs) const {
   if (!controls_.HasExit(exits::kSavePreemptionTimer)) return;
-  const std::uint64_t now = host.Tsc() >> kPreemptionTimerShift;
+  const std::uint64_t now = exit_tsc_ >> kPreemptionTimerShift;
   vmcs.Set(field::kPreemptionTimer, timer_end_ > now ? timer_end_ - now : 0);
 }
 
@@ -203,7 +260,7 @@ VirtUnit::MsrAnswer VmxUnit::ReadMsr(const VirtHost& host, std::uint32_t index,
     return MsrAnswer::kDone;
   }
   if (index < kMsrBasic || index > kMsrVmfunc) return MsrAnswer::kUnknown;
-  const std::optional<std::uint64_t> capability = Capabilities(host).Msr(index);
+  const std::optional<std::uint64_t> capability = Capabilities(host, split_ != nullptr).Msr(index);
   value = capability.value_or(0);
   return capability ? MsrAnswer::kDone : MsrAnswer::kRefused;
 }

@@ -106,11 +106,64 @@ TEST(VmreadVmwrite, MoveFieldsAndHalvesOfThem) {
   access(VirtInstruction::kVmwrite, 0x4402, 0x77);
   EXPECT_EQ(guest.Get(field::kExitReason), 0x77u) << "as IA32_VMX_MISC says";
   EXPECT_FALSE(guest.zero());
-  for (const std::uint64_t unknown : {0x4001ull, 0x201aull, 0x1'4000ull, 0x1'0000'4000ull}) {
+  for (const std::uint64_t unknown : {0x4001ull, 0x2016ull, 0x1'4000ull, 0x1'0000'4000ull}) {
     access(VirtInstruction::kVmread, unknown, 0);
     EXPECT_TRUE(guest.zero());
     EXPECT_EQ(guest.error(), 12u);
   }
+}
+
+TEST(VmreadVmwrite, InTheGuestReachTheShadowVmcsWhereTheBitmapsLetThem) {
+  TestGuest guest;
+  constexpr std::uint64_t kShadow = 0x7000;
+  const std::uint32_t revision = kRevision | kShadowIndicator;
+  std::memcpy(guest.host.Memory(Gpa(kShadow), 4), &revision, 4);
+  guest.SetControls(field::kPrimaryControls, primary::kSecondary);
+  guest.Set(field::kSecondaryControls, secondary::kVmcsShadowing);
+  guest.Set(field::kVmreadBitmap, 0x3000);
+  guest.Set(field::kVmwriteBitmap, 0x4000);
+  guest.Set(field::kLinkPointer, TestGuest::kVmxon);
+  *guest.host.Memory(Gpa(0x4000 + 0x681e / 8), 1) = std::byte{1 << (0x681e % 8)};
+  EXPECT_FALSE(guest.Enter()) << "that is no shadow";
+  EXPECT_EQ(guest.Get(field::kQualification), 4u);
+  guest.Set(field::kLinkPointer, kShadow);
+  ASSERT_TRUE(guest.Enter());
+  const auto access = [&guest](VirtInstruction instruction, std::uint64_t encoding) {
+    guest.host.left_for.reset();
+    guest.host.state.gpr[kRcx] = encoding;
+    const bool reads = instruction == VirtInstruction::kVmread;
+    const std::uint8_t gpr = reads ? kRbx : kRcx, second = reads ? kRcx : kRbx;
+    return guest.unit.Execute(guest.host, {.what = Intercept::kInstruction,
+                                           .gpr = gpr,
+                                           .second_gpr = second,
+                                           .instruction = instruction});
+  };
+  guest.host.state.gpr[kRbx] = 0x1357;
+  EXPECT_TRUE(access(VirtInstruction::kVmwrite, 0x2010));
+  EXPECT_EQ(Vmcs(guest.host.Memory(Gpa(kShadow), kPageBytes)).Get(field::kTscOffset), 0x1357u);
+  guest.host.state.gpr[kRbx] = 0;
+  EXPECT_TRUE(access(VirtInstruction::kVmread, 0x2010));
+  EXPECT_EQ(guest.host.state.gpr[kRbx], 0x1357u);
+  EXPECT_FALSE(access(VirtInstruction::kVmwrite, 0x681e));
+  EXPECT_TRUE(guest.host.left_for);
+  EXPECT_FALSE(access(VirtInstruction::kVmread, 0x8000));
+  EXPECT_TRUE(guest.host.left_for) << "beyond the bitmaps";
+  EXPECT_TRUE(access(VirtInstruction::kVmread, 0x4001));
+  EXPECT_TRUE(guest.zero());
+  EXPECT_EQ(guest.error(), 12u) << "in the current VMCS";
+  guest.host.state.segments[kSs].attributes |= 0x60;
+  EXPECT_FALSE(access(VirtInstruction::kVmread, 0x2010));
+  EXPECT_TRUE(guest.host.general_protection);
+}
+
+TEST(ShadowVmcs, CanBeCurrentAndIsNotEntered) {
+  TestGuest guest;
+  const std::uint32_t revision = kRevision | kShadowIndicator;
+  std::memcpy(guest.host.Memory(Gpa(0x7000), 4), &revision, 4);
+  EXPECT_TRUE(guest.Execute(VirtInstruction::kVmptrld, 0x7000));
+  EXPECT_FALSE(guest.zero());
+  EXPECT_FALSE(guest.Enter());
+  EXPECT_TRUE(guest.carry());
 }
 
 TEST(Invvpid, ChecksItsOperand) {
@@ -338,8 +391,8 @@ TEST(PreemptionTimer, RunsDownWithTheTimeStampCounter) {
   guest.Set(field::kPreemptionTimer, 100);
   guest.host.tsc = 32'000;
   ASSERT_TRUE(guest.Enter());
-  EXPECT_EQ(guest.host.entry->deadline, 32'000u + 3'200);
-  guest.host.tsc = 32'000 + 10 * 32;
+  EXPECT_EQ(guest.host.entry->deadline, 32'000u + 800);
+  guest.host.tsc = 32'000 + 10 * 8;
   ASSERT_TRUE(guest.Meet(Call()));
   EXPECT_EQ(guest.Get(field::kPreemptionTimer), 90u);
   ASSERT_TRUE(guest.Execute(VirtInstruction::kVmresume));
@@ -505,7 +558,7 @@ TEST(CapabilityMsrs, AgreeWithOneAnotherAndCannotBeWritten) {
   EXPECT_EQ(guest.unit.WriteMsr(guest.host, kMsrFeatureControl, 0), VirtUnit::MsrAnswer::kRefused);
   EXPECT_EQ(guest.unit.WriteMsr(guest.host, kMsrBasic, 0), VirtUnit::MsrAnswer::kRefused);
   std::uint64_t value = 0;
-  EXPECT_EQ(guest.unit.ReadMsr(guest.host, kMsrVmfunc, value), VirtUnit::MsrAnswer::kRefused);
+  EXPECT_EQ(guest.unit.ReadMsr(guest.host, kMsrVmfunc + 1, value), VirtUnit::MsrAnswer::kUnknown);
   EXPECT_EQ(guest.unit.ReadMsr(guest.host, 0x10, value), VirtUnit::MsrAnswer::kUnknown);
 }
 

@@ -21,11 +21,12 @@ namespace detail {
 // All fields that there are.
 inline constexpr std::uint16_t kEncodings[] = {
     // 16 bits: control, guest, host.
-    0x0000, 0x0800, 0x0802, 0x0804, 0x0806, 0x0808, 0x080a, 0x080c, 0x080e, 0x0c00, 0x0c02, 0x0c04,
-    0x0c06, 0x0c08, 0x0c0a, 0x0c0c,
+    0x0000, 0x0800, 0x0802, 0x0804, 0x0806, 0x0808, 0x080a, 0x080c, 0x080e, 0x0812, 0x0c00, 0x0c02,
+    0x0c04, 0x0c06, 0x0c08, 0x0c0a, 0x0c0c,
     // 64 bits: control, read-only, guest, host.
-    0x2000, 0x2002, 0x2004, 0x2006, 0x2008, 0x200a, 0x200c, 0x2010, 0x2012, 0x202c, 0x2400, 0x2800,
-    0x2802, 0x2804, 0x2806, 0x280a, 0x280c, 0x280e, 0x2810, 0x2c00, 0x2c02,
+    0x2000, 0x2002, 0x2004, 0x2006, 0x2008, 0x200a, 0x200c, 0x200e, 0x2010, 0x2012, 0x2018, 0x201a,
+    0x2024, 0x2026, 0x2028, 0x202c, 0x2400, 0x2800, 0x2802, 0x2804, 0x2806, 0x280a, 0x280c, 0x280e,
+    0x2810, 0x2c00, 0x2c02,
     // 32 bits.
     0x4000, 0x4002, 0x4004, 0x4006, 0x4008, 0x400a, 0x400c, 0x400e, 0x4010, 0x4012, 0x4014, 0x4016,
     0x4018, 0x401a, 0x401c, 0x401e, 0x4400, 0x4402, 0x4404, 0x4406, 0x4408, 0x440a, 0x440c, 0x440e,
@@ -74,6 +75,7 @@ class Field {
 
 namespace field {
 inline constexpr Field kVpid{0x0000};
+inline constexpr Field kLogIndex{0x0812};
 inline constexpr Field kHostEs{0x0c00};
 inline constexpr Field kHostCs{0x0c02};
 inline constexpr Field kHostSs{0x0c04};
@@ -87,8 +89,14 @@ inline constexpr Field kMsrBitmap{0x2004};
 inline constexpr Field kExitMsrStore{0x2006};
 inline constexpr Field kExitMsrLoad{0x2008};
 inline constexpr Field kEntryMsrLoad{0x200a};
+inline constexpr Field kLogAddress{0x200e};
 inline constexpr Field kTscOffset{0x2010};
 inline constexpr Field kVirtualApic{0x2012};
+inline constexpr Field kVmFunctionControls{0x2018};
+inline constexpr Field kEptPointer{0x201a};
+inline constexpr Field kEptPointerList{0x2024};
+inline constexpr Field kVmreadBitmap{0x2026};
+inline constexpr Field kVmwriteBitmap{0x2028};
 inline constexpr Field kXssBitmap{0x202c};
 inline constexpr Field kGuestPhysical{0x2400};
 inline constexpr Field kLinkPointer{0x2800};
@@ -190,7 +198,9 @@ class Vmcs {
   std::uint32_t Get32(Field field) const { return static_cast<std::uint32_t>(Get(field)); }
   void Set(Field field, std::uint64_t value) { Store(AtSlot(field), value & field.mask()); }
 
-  std::uint32_t revision() const { return static_cast<std::uint32_t>(Load(0)); }
+  // The revision identifier without the bit that says that this is a shadow VMCS, and that bit.
+  std::uint32_t revision() const { return static_cast<std::uint32_t>(Load(0)) & ~kShadowIndicator; }
+  bool is_shadow() const { return (Load(0) & kShadowIndicator) != 0; }
   bool launched() const { return Load(kLaunchState) == kLaunched; }
   void set_launched(bool launched) { Store(kLaunchState, launched ? kLaunched : 0); }
 

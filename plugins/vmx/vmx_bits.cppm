@@ -9,6 +9,7 @@ inline constexpr std::uint64_t kCr4Vmxe = 1u << 13;
 
 // [intel/vol3] "IA32_FEATURE_CONTROL", "Basic VMX Information" and the sections behind it
 enum Msr : std::uint32_t {
+  kMsrTsc = 0x10,
   kMsrFeatureControl = 0x3a,
   kMsrSysenterCs = 0x174,
   kMsrSysenterEsp = 0x175,
@@ -76,15 +77,23 @@ inline constexpr std::uint32_t kSecondary = 1u << 31;
 }  // namespace primary
 
 namespace secondary {
+inline constexpr std::uint32_t kEpt = 1u << 1;
 inline constexpr std::uint32_t kDescriptorTables = 1u << 2;
 inline constexpr std::uint32_t kRdtscp = 1u << 3;
 inline constexpr std::uint32_t kVpid = 1u << 5;
 inline constexpr std::uint32_t kWbinvd = 1u << 6;
+inline constexpr std::uint32_t kUnrestrictedGuest = 1u << 7;
 inline constexpr std::uint32_t kRdrand = 1u << 11;
 inline constexpr std::uint32_t kInvpcid = 1u << 12;
+inline constexpr std::uint32_t kVmFunctions = 1u << 13;
+inline constexpr std::uint32_t kVmcsShadowing = 1u << 14;
 inline constexpr std::uint32_t kRdseed = 1u << 16;
+inline constexpr std::uint32_t kPageModificationLog = 1u << 17;
 inline constexpr std::uint32_t kXsaves = 1u << 20;
+inline constexpr std::uint32_t kModeBasedExecute = 1u << 22;
 }  // namespace secondary
+
+inline constexpr std::uint64_t kEptpSwitching = 1u << 0;  // of the VM-function controls
 
 // [intel/vol3] "VM-Exit Controls"
 namespace exits {

@@ -48,18 +48,32 @@ bool UsesPdptes(const CpuState& state) {
   return (state.cr0 & kCr0Pg) != 0 && (state.cr4 & kCr4Pae) != 0 && (state.efer & kEferLma) == 0;
 }
 
+bool IsMalformedPdpte(const VirtHost& host, std::uint64_t entry) {
+  const std::uint64_t address = (std::uint64_t{1} << host.limits().physical_bits) - 1;
+  return (entry & 1) != 0 && (entry & (~address | 0x1e6)) != 0;
+}
+
 // Those of PAE paging come from memory. [intel/vol3] "PDPTE Registers"
 bool LoadPdptes(VirtHost& host, CpuState& state) {
   if (!UsesPdptes(state)) return true;
   const Gpa at(state.cr3 & 0xffff'ffe0);
   std::byte* const memory = host.Memory(at, sizeof(state.pdptes));
   if (memory == nullptr) return false;
-  const std::uint64_t address = (std::uint64_t{1} << host.limits().physical_bits) - 1;
-  const std::uint64_t reserved = ~address | 0x1e6;
   for (unsigned i = 0; i < state.pdptes.size(); ++i) {
     auto& entry = *reinterpret_cast<std::uint64_t*>(memory + 8 * std::size_t{i});
     state.pdptes[i] = std::atomic_ref(entry).load(std::memory_order_relaxed);
-    if ((state.pdptes[i] & 1) != 0 && (state.pdptes[i] & reserved) != 0) return false;
+    if (IsMalformedPdpte(host, state.pdptes[i])) return false;
+  }
+  return true;
+}
+
+// With EPT they come from the VMCS.
+bool LoadGuestPdptes(VirtHost& host, const Vmcs& vmcs, const Controls& controls, CpuState& guest) {
+  if (!controls.ept()) return LoadPdptes(host, guest);
+  if (!UsesPdptes(guest)) return true;
+  for (unsigned i = 0; i < guest.pdptes.size(); ++i) {
+    guest.pdptes[i] = vmcs.Get(field::kGuestPdptes[i]);
+    if (IsMalformedPdpte(host, guest.pdptes[i])) return false;
   }
   return true;
 }
@@ -162,7 +176,7 @@ std::optional<CpuState> GuestState(VirtHost& host, const Vmcs& vmcs, const Contr
   guest.interrupt_shadow = (blocking & (kBlockedBySti | kBlockedByMovSs)) != 0;
   guest.nmi_blocked = (blocking & kBlockedByNmi) != 0;
   guest.activity = ActivityOf(vmcs);
-  if (!LoadPdptes(host, guest)) return std::nullopt;
+  if (!LoadGuestPdptes(host, vmcs, controls, guest)) return std::nullopt;
   return guest;
 }
 
@@ -184,6 +198,14 @@ void SaveGuestState(Vmcs& vmcs, const Controls& controls, const CpuState& state,
   vmcs.Set(field::kGuestGdtrLimit, state.gdtr.limit);
   vmcs.Set(field::kGuestIdtrBase, state.idtr.base);
   vmcs.Set(field::kGuestIdtrLimit, state.idtr.limit);
+  if (controls.ept() && UsesPdptes(state)) {
+    for (unsigned i = 0; i < state.pdptes.size(); ++i) {
+      vmcs.Set(field::kGuestPdptes[i], state.pdptes[i]);
+    }
+  }
+  const bool wide = (state.efer & kEferLma) != 0;
+  const std::uint32_t entry_controls = vmcs.Get32(field::kEntryControls) & ~entry::kGuest64;
+  vmcs.Set(field::kEntryControls, entry_controls | (wide ? entry::kGuest64 : 0));
   vmcs.Set(field::kGuestRsp, state.gpr[kRsp]);
   vmcs.Set(field::kGuestRip, state.rip);
   vmcs.Set(field::kGuestRflags, state.rflags);

@@ -12,8 +12,8 @@ import pagesaw.plugins.vmx.vmcs;
 export namespace pagesaw::vmx {
 
 // The state of the guest that a VM entry makes of the hypervisor's `state`.
-// [intel/vol3] "Loading Guest State". The PDPTEs of PAE paging are read through `host`; nullopt if
-// one is malformed.
+// [intel/vol3] "Loading Guest State". The PDPTEs of PAE paging come from the VMCS, or without EPT
+// are read through `host`; nullopt if one is malformed.
 std::optional<CpuState> GuestState(VirtHost& host, const Vmcs& vmcs, const Controls& controls,
                                    const CpuState& state);
 
