@@ -31,8 +31,10 @@ absl::StatusOr<std::unique_ptr<Processor>> MakeProcessor(const ProcessorRequest&
   } else if (request.count > 1) {
     registry = std::make_shared<cpu::CodeRegistry>();
   }
-  return std::make_unique<cpu::SoftwareProcessor>(std::get<cpu::CpuModel>(model),
-                                                  std::move(registry), request.memory);
+  auto processor = std::make_unique<cpu::SoftwareProcessor>(std::get<cpu::CpuModel>(model),
+                                                            std::move(registry), request.memory);
+  if (request.virtual_time != nullptr) processor->SetVirtualTime(request.virtual_time);
+  return processor;
 }
 
 }  // namespace

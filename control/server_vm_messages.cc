@@ -52,7 +52,11 @@ absl::Status CheckRanges(const v1::VmConfig& config) {
     return Refuse("execute_split", absl::StrCat(config.execute_split()), "be a value of the enum");
   }
   if (auto status = CheckPath("image_path", config.image_path()); !status.ok()) return status;
-  return CheckPath("initrd_path", config.initrd_path());
+  if (!v1::VmConfig::Clock_IsValid(config.clock())) {
+    return Refuse("clock", absl::StrCat(config.clock()), "be a value of the enum");
+  }
+  if (auto status = CheckPath("initrd_path", config.initrd_path()); !status.ok()) return status;
+  return CheckPath("disk_path", config.disk_path());
 }
 
 v1::Vm::State StateOf(VmState state) {
@@ -116,6 +120,12 @@ void Fill(v1::VmConfig& message, const VmConfig& config) {
   message.set_execute_split(SplitOf(config.execute_split));
   message.set_time_limit_ms(config.time_limit.count());
   message.set_spte_accessed_dirty_off(!config.spte_accessed_dirty);
+  message.set_clock(config.clock == ClockKind::kVirtual ? v1::VmConfig::CLOCK_VIRTUAL
+                                                        : v1::VmConfig::CLOCK_HOST);
+  message.set_disk_path(config.disk_path);
+  message.set_disk_read_only(config.disk_read_only);
+  message.set_virtio_console(config.virtio_console);
+  message.set_virtio_entropy(config.virtio_entropy);
 }
 
 void Fill(v1::Segment& message, const Segment& segment) {
@@ -191,6 +201,11 @@ absl::StatusOr<VmConfig> ConfigOf(const v1::CreateVmRequest& request) {
   config.cpu_features = wish.cpu_features();
   config.time_limit = std::chrono::milliseconds(wish.time_limit_ms());
   config.spte_accessed_dirty = !wish.spte_accessed_dirty_off();
+  if (wish.clock() == v1::VmConfig::CLOCK_VIRTUAL) config.clock = ClockKind::kVirtual;
+  config.disk_path = wish.disk_path();
+  config.disk_read_only = wish.disk_read_only();
+  config.virtio_console = wish.virtio_console();
+  config.virtio_entropy = wish.virtio_entropy();
   if (wish.execute_split() == v1::VmConfig::EXECUTE_SPLIT_ON) {
     config.execute_split = ExecuteSplit::kOn;
   } else if (wish.execute_split() == v1::VmConfig::EXECUTE_SPLIT_OFF) {

@@ -14,6 +14,7 @@ export import pagesaw.core.guest_mode;
 export import pagesaw.core.nested_paging;
 export import pagesaw.core.page_format;
 export import pagesaw.core.processor;
+export import pagesaw.core.virtual_time;
 export import pagesaw.cpu.breakpoints;
 export import pagesaw.cpu.lazy_flags;
 export import pagesaw.cpu.machine_check;
@@ -296,7 +297,10 @@ struct Core {
   TranslationTables tables;
   std::atomic<bool> flush_requested{false};
   std::uint64_t tsc_offset = 0;
-  std::uint64_t retired = 0;  // instructions of finished Runs
+  std::uint64_t retired = 0;                  // instructions of finished Runs
+  std::int64_t run_budget = 0;                // what `budget` was when this Run began
+  const VirtualTime* virtual_time = nullptr;  // null: time is the host's
+  std::uint64_t random_state = 0;             // with virtual time
   CodeWatcher* code = nullptr;
   // Held during locked operations that host memory cannot make atomic; null: nobody else is there.
   std::mutex* split_lock = nullptr;

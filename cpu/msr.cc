@@ -17,7 +17,11 @@ namespace {
 
 enum class Result : std::uint8_t { kDone, kRefused, kNotOurs };
 
-std::uint64_t ClockNow() {
+std::uint64_t ClockNow(const Core& core) {
+  if (core.virtual_time != nullptr) {
+    return core.virtual_time->NsAt(core.retired +
+                                   static_cast<std::uint64_t>(core.run_budget - core.budget));
+  }
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
                                         std::chrono::steady_clock::now().time_since_epoch())
                                         .count());
@@ -277,6 +281,18 @@ void SetPair(Core& core, std::uint64_t value) {
 
 bool TscRefused(const Core& core) { return core.cpl > 0 && (core.cr4 & kCr4Tsd) != 0; }
 
+// Entropy of the host's, or with virtual time numbers that look random and are the same in each
+// run.
+bool RandomNumber(Core& core, std::uint64_t& value) {
+  if (core.virtual_time == nullptr) return getentropy(&value, sizeof(value)) == 0;
+  // A counter, mixed as by SplitMix64.
+  value = core.random_state += 0x9e37'79b9'7f4a'7c15;
+  value = (value ^ value >> 30) * 0xbf58'476d'1ce4'e5b9;
+  value = (value ^ value >> 27) * 0x94d0'49bb'1331'11eb;
+  value ^= value >> 31;
+  return true;
+}
+
 bool Random(Core& core, const Op& op, Feature feature) {
   if (!core.model->Has(feature)) return core.Raise(kUd);
   if (Leaves(core, op,
@@ -286,7 +302,7 @@ bool Random(Core& core, const Op& op, Feature feature) {
     return false;
   }
   std::uint64_t value = 0;
-  const bool have = getentropy(&value, sizeof(value)) == 0;
+  const bool have = RandomNumber(core, value);
   if (!have) value = 0;
   switch (op.operand_bytes) {
     case 2:
@@ -306,7 +322,7 @@ bool Random(Core& core, const Op& op, Feature feature) {
 }  // namespace
 
 std::uint64_t ReadTsc(const Core& core) {
-  return ClockNow() + core.tsc_offset + core.guest.tsc_offset;
+  return ClockNow(core) + core.tsc_offset + core.guest.tsc_offset;
 }
 
 bool ReadOwnMsr(Core& core, std::uint32_t index, std::uint64_t& value) {

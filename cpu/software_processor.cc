@@ -106,6 +106,7 @@ Exit SoftwareProcessor::Run(std::uint64_t instructions) {
   const auto budget =
       static_cast<std::int64_t>(std::min<std::uint64_t>(instructions, std::uint64_t{1} << 62));
   core.budget = budget;
+  core.run_budget = budget;
   deliveries_left_ = kMaxDeliveries;
   core.stop = Stop::kNone;
   if (std::exchange(exits_now_, false)) return core.exit;
@@ -116,6 +117,8 @@ Exit SoftwareProcessor::Run(std::uint64_t instructions) {
   core.stop = Stop::kNone;
   if (core.paging_changed) PublishPaging();
   core.retired += static_cast<std::uint64_t>(budget - core.budget);
+  core.run_budget = core.budget;
+  if (virtual_time_ != nullptr) virtual_time_->SetInstructions(core.retired);
   retired_.store(core.retired, std::memory_order_relaxed);
   return core.exit;
 }
@@ -554,6 +557,11 @@ void SoftwareProcessor::FlushContents() {
   core_->replay.TakeBack();
   core_->second_stage_tlb.Flush();
   core_->FlushTranslations();
+}
+
+void SoftwareProcessor::SetVirtualTime(std::shared_ptr<VirtualTime> time) {
+  virtual_time_ = std::move(time);
+  core_->virtual_time = virtual_time_.get();
 }
 
 void SoftwareProcessor::SetTscOffset(std::uint64_t offset) { core_->tsc_offset = offset; }

@@ -63,6 +63,9 @@ class SoftwareProcessor final : public Processor {
   bool LogNestedDirty(Gpa address) override;
   void RequestExit() override;
   PagingState paging_snapshot() const override;
+  // From now on time is `time`, which counts this processor's instructions. It is the only one of
+  // its VM, and does not run yet.
+  void SetVirtualTime(std::shared_ptr<VirtualTime> time);
   // What siblings of this processor are to share with it.
   const std::shared_ptr<CodeRegistry>& registry() const { return registry_; }
   std::uint64_t instructions_retired() const override {
@@ -122,6 +125,7 @@ class SoftwareProcessor final : public Processor {
   bool broken_ = false;     // more bus accesses than an instruction can have
   std::atomic<bool> exit_requested_{false};
   std::atomic<std::uint64_t> retired_{0};
+  std::shared_ptr<VirtualTime> virtual_time_;  // null: the host's
 
   // A snapshot that other threads read: `version` is odd while it changes.
   std::atomic<std::uint64_t> snapshot_version_{0};

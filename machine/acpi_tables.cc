@@ -3,6 +3,7 @@ module;
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -88,7 +89,35 @@ std::vector<std::byte> MakeHpet() {
   return Table("HPET", 1, body);
 }
 
-std::vector<std::byte> MakeDsdt() {
+// A package of AML: `opcode`, its length, which counts itself, and `body`. [acpi] "Package Length
+// Encoding"
+void Package(Bytes& to, std::initializer_list<std::uint8_t> opcode, Bytes body) {
+  for (const std::uint8_t byte : opcode) to.U8(byte);
+  const std::size_t length = body.size() + 2;  // two bytes tell up to 4095
+  to.U8(0x40 | (length & 0xf)).U8(length >> 4);
+  to.data().insert(to.data().end(), body.data().begin(), body.data().end());
+}
+
+// Device (Vnnn) {Name (_HID, ...) Name (_UID, ...) Name (_CRS, ResourceTemplate () {...})}
+void PutDevice(Bytes& scope, const AcpiDevice& device, unsigned number) {
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  Bytes resources;
+  resources.U8(0x86).U16(9).U8(1).U32(device.base).U32(device.bytes);  // Memory32Fixed, writable
+  resources.U8(0x89).U16(6).U8(0x01).U8(1).U32(device.irq);            // Interrupt, level, high
+  resources.U8(0x79).U8(0);
+  Bytes buffer;
+  buffer.U8(0x0a).U8(resources.size());
+  buffer.data().insert(buffer.data().end(), resources.data().begin(), resources.data().end());
+  Bytes body;
+  body.Text("VIO").Text(kDigits.substr(number, 1));
+  body.U8(0x08).Text("_HID").U8(0x0d).Text(device.id).U8(0);
+  body.U8(0x08).Text("_UID").U8(0x0a).U8(number);
+  body.U8(0x08).Text("_CRS");
+  Package(body, {0x11}, std::move(buffer));
+  Package(scope, {0x5b, 0x82}, std::move(body));
+}
+
+std::vector<std::byte> MakeDsdt(std::span<const AcpiDevice> devices) {
   Bytes body;
   // Name (\_S3, Package () {1, 1, 0, 0}), and so on
   const auto sleep_state = [&body](std::string_view name, std::uint8_t type) {
@@ -97,6 +126,12 @@ std::vector<std::byte> MakeDsdt() {
   };
   sleep_state("_S3_", PowerManagement::kSuspendToRam);
   sleep_state("_S5_", PowerManagement::kSoftOff);
+  if (!devices.empty()) {
+    Bytes scope;
+    scope.Text("\\_SB_");
+    for (unsigned i = 0; i < devices.size(); ++i) PutDevice(scope, devices[i], i);
+    Package(body, {0x10}, std::move(scope));
+  }
   return Table("DSDT", 2, body);
 }
 
@@ -156,10 +191,10 @@ class Area {
 
 }  // namespace
 
-std::vector<std::byte> MakeAcpiTables(unsigned cpu_count) {
+std::vector<std::byte> MakeAcpiTables(unsigned cpu_count, std::span<const AcpiDevice> devices) {
   Area area;
   const std::uint64_t facs = area.Place(MakeFacs());
-  const std::uint64_t dsdt = area.Place(MakeDsdt());
+  const std::uint64_t dsdt = area.Place(MakeDsdt(devices));
   const std::array<std::uint64_t, 3> tables = {
       area.Place(MakeFadt(facs, dsdt)), area.Place(MakeMadt(cpu_count)), area.Place(MakeHpet())};
   Bytes narrow, wide;

@@ -3,6 +3,8 @@
 module;
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <string_view>
 #include <vector>
 export module pagesaw.machine.acpi_tables;
 
@@ -17,7 +19,15 @@ inline constexpr Gpa kAcpiTables(0xe'0000);
 // Where a guest says, as 32 bits, where it wants to wake up: the FACS's firmware waking vector.
 inline constexpr Gpa kWakingVector(kAcpiTables.bits() + 0x40 + 12);
 
-// All tables, the RSDP first, as they are to lie at kAcpiTables.
-std::vector<std::byte> MakeAcpiTables(unsigned cpu_count);
+// A device that no bus enumerates: an identification, registers in memory and an interrupt, level
+// triggered and active high.
+struct AcpiDevice {
+  std::string_view id;  // as "LNRO0005"
+  std::uint32_t base = 0, bytes = 0;
+  unsigned irq = 0;
+};
+
+// All tables, the RSDP first, as they are to lie at kAcpiTables. At most 16 devices.
+std::vector<std::byte> MakeAcpiTables(unsigned cpu_count, std::span<const AcpiDevice> devices = {});
 
 }  // namespace pagesaw

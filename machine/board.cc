@@ -15,8 +15,8 @@ constexpr unsigned kUartIrq = 4;
 
 }  // namespace
 
-Board::Board(const BoardOptions& options, const Clock& clock, Console& console,
-             SystemControl& system, const std::function<void(unsigned)>& wake,
+Board::Board(BoardOptions options, const Clock& clock, Console& console, SystemControl& system,
+             DeviceMemory& memory, const std::function<void(unsigned)>& wake,
              std::function<void(Gfn)> forget)
     : pic_([this](bool level) {
         for (const auto& apic : apics_) apic->SetLint(0, level);
@@ -33,13 +33,17 @@ Board::Board(const BoardOptions& options, const Clock& clock, Console& console,
       system_control_port_(system),
       power_(clock, system, lines_),
       rtc_(clock, lines_, options.memory_bytes, [this] { power_.RtcAlarm(); }),
-      test_device_(lines_, std::move(forget)) {
+      test_device_(lines_, std::move(forget)),
+      virtio_(std::move(options.virtio), lines_, memory, console, [wake] { wake(0); }) {
   const std::initializer_list<Device*> devices = {
       &pic_,        &io_apic_,       &pit_,      &hpet_,       &uart_,
       &debug_exit_, &debug_console_, &keyboard_, &fw_cfg_,     &system_control_port_,
       &power_,      &rtc_,           &pci_,      &test_device_};
   for (Device* device : devices) {
     if (!bus_.Attach(*device).ok()) std::abort();  // two of our own devices at one address
+  }
+  for (const auto& device : virtio_.devices()) {
+    if (!bus_.Attach(*device).ok()) std::abort();
   }
   apic_bus_.Listen(io_apic_);
   InitialisePics();

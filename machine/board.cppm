@@ -13,6 +13,7 @@ import pagesaw.machine.bus;
 import pagesaw.machine.clock;
 import pagesaw.machine.console;
 import pagesaw.machine.device;
+import pagesaw.machine.device_memory;
 import pagesaw.machine.hpet;
 import pagesaw.machine.interrupt_router;
 import pagesaw.machine.io_apic;
@@ -25,6 +26,7 @@ import pagesaw.machine.real_time_clock;
 import pagesaw.machine.small_devices;
 import pagesaw.machine.test_device;
 import pagesaw.machine.uart;
+import pagesaw.machine.virtio_devices;
 
 export namespace pagesaw {
 
@@ -32,19 +34,22 @@ struct BoardOptions {
   std::uint64_t memory_bytes = 0;
   unsigned cpu_count = 1;
   unsigned physical_bits = 46;
+  VirtioOptions virtio = {};
 };
 
 class Board {
  public:
   // `wake(i)` makes vCPU i look for interrupts; `forget(gfn)` drops what was built to map a frame.
   // All that is given outlives the board.
-  Board(const BoardOptions& options, const Clock& clock, Console& console, SystemControl& system,
-        const std::function<void(unsigned)>& wake, std::function<void(Gfn)> forget);
+  Board(BoardOptions options, const Clock& clock, Console& console, SystemControl& system,
+        DeviceMemory& memory, const std::function<void(unsigned)>& wake,
+        std::function<void(Gfn)> forget);
 
   const Bus& bus() const { return bus_; }
   const ApicBus& apic_bus() const { return apic_bus_; }
   Pic& pic() { return pic_; }
   Uart& uart() { return uart_; }
+  VirtioDevices& virtio() { return virtio_; }
   LocalApic& apic(unsigned cpu) { return *apics_[cpu]; }
 
  private:
@@ -66,6 +71,7 @@ class Board {
   RealTimeClock rtc_;
   PciHost pci_;
   TestDevice test_device_;
+  VirtioDevices virtio_;
   Bus bus_;
   std::vector<std::unique_ptr<LocalApic>> apics_;
 };

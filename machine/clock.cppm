@@ -1,7 +1,11 @@
 // Time as the devices of a VM see it, so that a test can bring its own.
 module;
 #include <cstdint>
+#include <memory>
+#include <utility>
 export module pagesaw.machine.clock;
+
+import pagesaw.core.virtual_time;
 
 export namespace pagesaw {
 
@@ -28,6 +32,23 @@ class HostClock final : public Clock {
   std::int64_t WallSeconds() const override;
   std::uint64_t Tsc() const override { return NowNs(); }
   std::uint64_t TscTicksToNs(std::uint64_t ticks) const override { return ticks; }
+};
+
+// Virtual time, which begins at the same second whenever it does.
+class VirtualClock final : public Clock {
+ public:
+  static constexpr std::int64_t kFirstSecond = 1'767'225'600;  // 2026-01-01
+
+  explicit VirtualClock(std::shared_ptr<const VirtualTime> time) : time_(std::move(time)) {}
+  std::uint64_t NowNs() const override { return time_->NowNs(); }
+  std::int64_t WallSeconds() const override {
+    return kFirstSecond + static_cast<std::int64_t>(NowNs() / 1'000'000'000);
+  }
+  std::uint64_t Tsc() const override { return NowNs(); }
+  std::uint64_t TscTicksToNs(std::uint64_t ticks) const override { return ticks; }
+
+ private:
+  const std::shared_ptr<const VirtualTime> time_;
 };
 
 // `start` + `duration`, or kNever if that wraps.

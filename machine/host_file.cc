@@ -16,26 +16,22 @@ module;
 module pagesaw.machine.host_file;
 
 namespace pagesaw {
-namespace {
-
-absl::Status SystemError(std::string_view what, const std::string& path, int error) {
+absl::Status HostFileError(std::string_view what, const std::string& path, int error) {
   const std::string message = absl::StrFormat("%s '%s': %s", what, path, std::strerror(error));
   if (error == ENOENT || error == ENOTDIR) return absl::NotFoundError(message);
   if (error == EACCES || error == EPERM) return absl::PermissionDeniedError(message);
   return absl::InvalidArgumentError(message);
 }
 
-}  // namespace
-
 absl::StatusOr<std::vector<std::byte>> ReadHostFile(std::string_view what, const std::string& path,
                                                     std::uint64_t max_bytes) {
   // Without O_NONBLOCK a FIFO would block here.
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file < 0) return SystemError(what, path, errno);
+  if (file < 0) return HostFileError(what, path, errno);
   const absl::Cleanup close_file = [file] { close(file); };
 
   struct stat info = {};
-  if (fstat(file, &info) != 0) return SystemError(what, path, errno);
+  if (fstat(file, &info) != 0) return HostFileError(what, path, errno);
   if (!S_ISREG(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrFormat("%s '%s': not a regular file", what, path));
   }
@@ -53,7 +49,7 @@ absl::StatusOr<std::vector<std::byte>> ReadHostFile(std::string_view what, const
   while (done < data.size()) {
     const ssize_t count = read(file, data.data() + done, data.size() - done);
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return SystemError(what, path, errno);
+    if (count < 0) return HostFileError(what, path, errno);
     if (count == 0) {
       return absl::InvalidArgumentError(
           absl::StrFormat("%s '%s': became shorter while it was read", what, path));

@@ -1,5 +1,6 @@
 // Reads a file of the host that a guest is to be given.
 module;
+#include <absl/status/status.h>
 #include <absl/status/statusor.h>
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +10,9 @@ module;
 export module pagesaw.machine.host_file;
 
 export namespace pagesaw {
+
+// What `error`, an errno, says of the file `path`.
+absl::Status HostFileError(std::string_view what, const std::string& path, int error);
 
 // The contents of the regular file `path`, which `what` calls it in messages ("image", "initrd").
 // NotFound, PermissionDenied, InvalidArgument (empty, or not a regular file), ResourceExhausted

@@ -33,8 +33,8 @@ class FakeInterruptSink final : public InterruptSink {
     if (level && !levels[irq]) ++rises[irq];
     levels[irq] = level;
   }
-  std::array<bool, 16> levels = {};
-  std::array<unsigned, 16> rises = {};
+  std::array<bool, 24> levels = {};
+  std::array<unsigned, 24> rises = {};
 };
 
 class FakeSystemControl final : public SystemControl {

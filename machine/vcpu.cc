@@ -81,11 +81,19 @@ Vcpu::Vcpu(const VcpuEnvironment& environment, std::unique_ptr<Processor> proces
 
 std::optional<VmExit> Vcpu::Step(std::uint64_t wait_limit_ns) {
   const std::uint64_t now = environment_.clock->NowNs();
+  // A device that is polled may use guest memory as in an exit.
+  exit_epoch_.fetch_add(1);
   PollTimers(now);
+  exit_epoch_.fetch_add(1);
+  exit_epoch_.notify_all();
   TakeSleepRequests();
   if (Ending ending = TakeStartMessages(); ending.has_value()) return ending;
   if (asleep_ || waits_for_start_up_ || (halted_ && !ShouldWake())) {
-    Wait(std::min(wait_limit_ns, NextDeadline()));
+    if (environment_.virtual_time != nullptr) {
+      WaitVirtually();
+    } else {
+      Wait(std::min(wait_limit_ns, NextDeadline()));
+    }
     return std::nullopt;
   }
   halted_ = false;
@@ -118,6 +126,11 @@ std::uint64_t Vcpu::SliceAt(std::uint64_t now_ns) const {
   if (nmis_pending_ != 0 || init_pending_) return 1;
   const std::uint64_t deadline = NextDeadline();
   const std::uint64_t left_ns = deadline > now_ns ? deadline - now_ns : 0;
+  if (environment_.virtual_time != nullptr) {
+    // Exactly to the deadline.
+    const std::uint64_t left = left_ns / VirtualTime::kNsPerInstruction;
+    return std::clamp<std::uint64_t>(left, 1, kSliceInstructions);
+  }
   return std::clamp(left_ns / kNsPerInstruction, kShortestSlice, kSliceInstructions);
 }
 
@@ -216,6 +229,20 @@ bool Vcpu::ShouldWake() {
   if (processor_->HasQueuedEvent()) return true;
   if (nmis_pending_ != 0 && processor_->CanTakeNmi()) return true;
   return processor_->CanTakeInterrupt() && InterruptPending();
+}
+
+// Virtual time stands still while nothing is executed: it skips to what comes next. If nothing
+// does, only the outside can end the wait.
+void Vcpu::WaitVirtually() {
+  const std::uint64_t deadline = NextDeadline();
+  if (deadline != kNever) {
+    environment_.virtual_time->SkipTo(deadline);
+    return;
+  }
+  constexpr std::chrono::milliseconds kLook(50);
+  std::unique_lock lock(wake_mutex_);
+  wake_.wait_for(lock, kLook, [this] { return kicked_; });
+  kicked_ = false;
 }
 
 void Vcpu::Wait(std::uint64_t until_ns) {

@@ -21,6 +21,7 @@ import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
+import pagesaw.core.virtual_time;
 import pagesaw.machine.apic_bus;
 import pagesaw.machine.bus;
 import pagesaw.machine.clock;
@@ -37,6 +38,7 @@ export namespace pagesaw {
 // What a vCPU works with; all of it outlives the vCPU.
 struct VcpuEnvironment {
   const Clock* clock = nullptr;
+  VirtualTime* virtual_time = nullptr;  // what `clock` shows, if it is no time of the host's
   const Bus* bus = nullptr;
   Pic* pic = nullptr;
   const ApicBus* apic_bus = nullptr;
@@ -113,6 +115,7 @@ class Vcpu {
   bool InterruptPending() const;
   bool ShouldWake();
   void Wait(std::uint64_t until_ns);
+  void WaitVirtually();
   void InjectPending();
   Ending RunSlice(std::uint64_t now_ns);
   std::uint64_t SliceAt(std::uint64_t now_ns) const;

@@ -20,15 +20,19 @@ module pagesaw.machine.vm;
 
 import pagesaw.core.processor;
 import pagesaw.core.virt_extension;
+import pagesaw.core.virtual_time;
 import pagesaw.machine.acpi_tables;
 import pagesaw.machine.board;
 import pagesaw.machine.clock;
 import pagesaw.machine.device;
+import pagesaw.machine.device_memory;
+import pagesaw.machine.disk;
 import pagesaw.machine.image_loader;
 import pagesaw.machine.memory_slots;
 import pagesaw.machine.msr_file;
 import pagesaw.machine.register_rules;
 import pagesaw.machine.vcpu;
+import pagesaw.machine.virtio_devices;
 
 namespace pagesaw {
 namespace {
@@ -71,12 +75,33 @@ const TdpFormat* ChooseNestedFormat(const PluginRegistry& registry,
   return split != nullptr ? split : registry.TdpFormatOf(extension.vendor(), false);
 }
 
+std::unique_ptr<const Clock> MakeClock(const std::shared_ptr<VirtualTime>& virtual_time) {
+  if (virtual_time != nullptr) return std::make_unique<VirtualClock>(virtual_time);
+  return std::make_unique<HostClock>();
+}
+
+absl::StatusOr<VirtioOptions> MakeVirtioOptions(const VmConfig& config) {
+  VirtioOptions options = {.disk = nullptr,
+                           .console = config.virtio_console,
+                           .entropy = config.virtio_entropy,
+                           .seed = std::nullopt};
+  if (config.clock == ClockKind::kVirtual) options.seed = 0;
+  if (config.disk_path.empty()) return options;
+  auto disk = Disk::Open(config.disk_path, config.disk_read_only);
+  if (!disk.ok()) return disk.status();
+  options.disk = *std::move(disk);
+  return options;
+}
+
 }  // namespace
 
-struct Vm::Impl final : public TlbFlusher, public SystemControl, public MemoryUsers {
+struct Vm::Impl final : public TlbFlusher,
+                        public SystemControl,
+                        public MemoryUsers,
+                        public DeviceMemory {
   Impl(const VmConfig& vm_config)
       : config(vm_config),
-        lifecycle(config.cpu_count, config.time_limit, clock,
+        lifecycle(config.cpu_count, config.time_limit, host_clock,
                   {.start_threads = [this] { return StartThreads(); },
                    .kick =
                        [this] {
@@ -119,6 +144,22 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl, public MemoryUs
     for (auto& vcpu : vcpus) vcpu->WaitOutOfExit();
   }
 
+  // -- memory as devices see it
+
+  // Devices are used by vCPUs that handle an exit: while they do no slot goes away.
+  bool Read(Gpa gpa, std::span<std::byte> bytes) const override {
+    return DeviceMay(Rights(Rights::kRead), gpa, bytes.size()) &&
+           memory.slots().Read(gpa, bytes).ok();
+  }
+  bool Write(Gpa gpa, std::span<const std::byte> bytes) override {
+    if (!DeviceMay(Rights(Rights::kWrite), gpa, bytes.size())) return false;
+    if (!memory.slots().Write(gpa, bytes).ok()) return false;
+    mmu->MemoryWritten(gpa, bytes.size());
+    return true;
+  }
+  void DataWritten() override { FlushContents(); }
+  bool DeviceMay(Rights rights, Gpa gpa, std::uint64_t bytes) const;
+
   void DebugExit(std::uint32_t value) override {
     lifecycle.RequestStop(
         {.reason = StopReason::kDebugExit,
@@ -160,7 +201,10 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl, public MemoryUs
   }
 
   const VmConfig config;
-  const HostClock clock;
+  const HostClock host_clock;
+  const std::shared_ptr<VirtualTime> virtual_time =
+      config.clock == ClockKind::kVirtual ? std::make_shared<VirtualTime>() : nullptr;
+  const std::unique_ptr<const Clock> clock = MakeClock(virtual_time);
   Console console;
   VmMemory memory{*this};
   const TdpFormat* tdp_format = nullptr;
@@ -173,6 +217,18 @@ struct Vm::Impl final : public TlbFlusher, public SystemControl, public MemoryUs
   std::vector<std::thread> threads;
   bool ended = false;  // no thread runs any more, nor will
 };
+
+bool Vm::Impl::DeviceMay(Rights rights, Gpa gpa, std::uint64_t bytes) const {
+  if (bytes == 0) return true;
+  const auto last = CheckedAdd(gpa, bytes - 1);
+  if (!last.has_value()) return false;
+  for (std::uint64_t frame = GfnOf(gpa).number; frame <= GfnOf(*last).number; ++frame) {
+    const MemorySlot* slot = memory.slots().Find(Gfn{frame});
+    if (slot == nullptr || (rights.write() && slot->read_only)) return false;
+    if (!mmu->attributes().Of(Gfn{frame}).rights.Covers(rights)) return false;
+  }
+  return true;
+}
 
 // -- making one
 
@@ -192,6 +248,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                                            .cpu_model = config.cpu_model,
                                            .cpu_features = config.cpu_features,
                                            .tdp = config.tdp,
+                                           .virtual_time = virtual_time,
                                            .first = i == 0 ? nullptr : processors[0].get()});
     if (!processor.ok()) return processor.status();
     processors.push_back(*std::move(processor));
@@ -208,12 +265,15 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
   mmu = *std::move(made);
   memory.Attach(*mmu);
 
+  auto virtio = MakeVirtioOptions(config);
+  if (!virtio.ok()) return virtio.status();
   const unsigned physical_bits = processors[0]->paging_snapshot().features.physical_bits;
   board = std::make_unique<Board>(
       BoardOptions{.memory_bytes = config.memory_bytes,
                    .cpu_count = config.cpu_count,
-                   .physical_bits = physical_bits},
-      clock, console, *this, [this](unsigned cpu) { Wake(cpu); },
+                   .physical_bits = physical_bits,
+                   .virtio = *std::move(virtio)},
+      *clock, console, *this, *this, [this](unsigned cpu) { Wake(cpu); },
       [this](Gfn gfn) { mmu->ZapFrames(gfn, 1); });
   const bool amd_counters = (*extension)->cpuid_vendor() == "AuthenticAMD";
   for (unsigned i = 0; i < config.cpu_count; ++i) {
@@ -226,7 +286,8 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
         board->apic(i), MsrOptions{.tsc_deadline = true, .legacy_amd_counters = amd_counters}));
     vcpus.push_back(std::make_unique<Vcpu>(
         VcpuEnvironment{
-            .clock = &clock,
+            .clock = clock.get(),
+            .virtual_time = virtual_time.get(),
             .bus = &board->bus(),
             .pic = &board->pic(),
             .apic_bus = &board->apic_bus(),
@@ -251,7 +312,8 @@ absl::Status Vm::Impl::LoadGuest() {
   vcpus[0]->SetState(*state);
   // As firmware would have; a guest without memory there does without.
   if (config.memory_bytes >= kAcpiTables.bits() + kPageBytes) {
-    return memory.Write(kAcpiTables, MakeAcpiTables(config.cpu_count));
+    return memory.Write(kAcpiTables,
+                        MakeAcpiTables(config.cpu_count, board->virtio().AcpiDevices()));
   }
   return absl::OkStatus();
 }
@@ -322,7 +384,9 @@ bool Vm::WaitUntilStopped(std::chrono::milliseconds timeout) const {
 const Console& Vm::console() const { return impl_->console; }
 
 absl::Status Vm::WriteConsole(std::string_view data) {
-  if (impl_->board->uart().Receive(data)) return absl::OkStatus();
+  std::optional<bool> typed = impl_->board->virtio().Type(data);
+  if (!typed.has_value()) typed = impl_->board->uart().Receive(data);
+  if (*typed) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       absl::StrFormat("VM '%s': no room for %d more bytes of console input", name(), data.size()));
 }

@@ -60,6 +60,13 @@ absl::Status CheckVmConfig(const VmConfig& config, std::uint64_t memory_limit_by
   if (config.cmdline.find('\0') != std::string::npos) {
     return absl::InvalidArgumentError("command line: has a NUL character");
   }
+  if (config.clock == ClockKind::kVirtual && config.cpu_count != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("vCPU count %d: a VM with a virtual clock has one vCPU", config.cpu_count));
+  }
+  if (config.disk_path.empty() && config.disk_read_only) {
+    return absl::InvalidArgumentError("disk: read-only, but there is none");
+  }
   if (config.image_path.empty() && !config.initrd_path.empty()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("initrd '%s': there is no image to give it to", config.initrd_path));

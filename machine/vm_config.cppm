@@ -16,6 +16,12 @@ enum class ExecuteSplit : std::uint8_t {
   kOff,
 };
 
+// What a VM's time is.
+enum class ClockKind : std::uint8_t {
+  kHost,     // the host's
+  kVirtual,  // that of the instructions executed, on one vCPU: each run is as the last
+};
+
 struct VmConfig {
   std::string name;              // [a-z][a-z0-9-]{0,62}
   std::string vendor = "intel";  // a vendor that some plugin provides
@@ -25,11 +31,16 @@ struct VmConfig {
   ExecuteSplit execute_split = ExecuteSplit::kAuto;
   // A and D are kept in second-stage SPTEs. Without, first accesses and writes are seen by faults.
   bool spte_accessed_dirty = true;
-  std::string image_path;                   // empty: no image; registers are as after RESET
-  std::string cmdline;                      // for the image, without its name
-  std::string initrd_path;                  // empty: none
-  std::string cpu_model;                    // empty: all that works; else of that very vendor
-  std::string cpu_features;                 // "+name,-name": on top of the model
+  std::string image_path;       // empty: no image; registers are as after RESET
+  std::string cmdline;          // for the image, without its name
+  std::string initrd_path;      // empty: none
+  std::string cpu_model;        // empty: all that works; else of that very vendor
+  std::string cpu_features;     // "+name,-name": on top of the model
+  std::string disk_path;        // a raw file; empty: no disk
+  bool disk_read_only = false;  // else writes are kept in memory, for the VM's life
+  bool virtio_console = false;  // beside the serial port
+  bool virtio_entropy = false;  // a source of random numbers
+  ClockKind clock = ClockKind::kHost;
   std::chrono::milliseconds time_limit{0};  // of running, on the host's clock; 0: none
 };
 

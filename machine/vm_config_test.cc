@@ -67,6 +67,16 @@ INSTANTIATE_TEST_SUITE_P(
                    absl::StatusCode::kInvalidArgument, "5000"},
         ConfigCase{"InitrdAlone", [](VmConfig& c) { c.initrd_path = "rd"; },
                    absl::StatusCode::kInvalidArgument, "'rd'"},
+        ConfigCase{"VirtualClock", [](VmConfig& c) { c.clock = ClockKind::kVirtual; },
+                   absl::StatusCode::kOk, ""},
+        ConfigCase{"VirtualClockOfTwo",
+                   [](VmConfig& c) {
+                     c.clock = ClockKind::kVirtual;
+                     c.cpu_count = 2;
+                   },
+                   absl::StatusCode::kInvalidArgument, "vCPU count 2: a VM with a virtual clock"},
+        ConfigCase{"ReadOnlyWithoutADisk", [](VmConfig& c) { c.disk_read_only = true; },
+                   absl::StatusCode::kInvalidArgument, "disk"},
         ConfigCase{"CmdlineAlone", [](VmConfig& c) { c.cmdline = "x"; },
                    absl::StatusCode::kInvalidArgument, "'x'"}),
     [](const auto& info) { return std::string(info.param.name); });

@@ -20,6 +20,7 @@ import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
 import pagesaw.core.virt_extension;
+import pagesaw.core.virtual_time;
 import pagesaw.mmu.dirty_log;
 import pagesaw.mmu.memory_attributes;
 
@@ -32,6 +33,7 @@ struct ProcessorRequest {
   const GuestMemory* memory = nullptr;       // outlives the processor
   std::string cpu_model, cpu_features;       // as VmConfig has them
   bool tdp = true;
+  std::shared_ptr<VirtualTime> virtual_time;  // that it is to count, or null: time is the host's
   Processor* first = nullptr;  // vCPU 0's, from the same factory; null for vCPU 0 itself
 };
 

@@ -121,14 +121,18 @@ class Archive:
 
 
 # `demo` is on the kernel's command line, which gives what it does not know to init.
-INIT = """#!/bin/busybox sh
+INIT = r"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 echo "demo: Linux $(uname -r), $(nproc) processors, up $(cut -d' ' -f1 /proc/uptime) s"
-for module in $(cat /modules/order 2>/dev/null); do insmod "/modules/$module" || exit 1; done
+# Parameters of modules are on the kernel's command line, as NAME.PARAMETER=VALUE.
+for file in $(cat /modules/order); do
+  name=$(basename "$file" .ko | tr - _)
+  insmod "/modules/$file" $(tr ' ' '\n' </proc/cmdline | sed -n "s/^$name\.//p") || exit 1
+done
 if [ -n "$demo" ]; then
   sh "/demo/$demo" && echo "demo: $demo done, up $(cut -d' ' -f1 /proc/uptime) s"
   poweroff -f
@@ -152,6 +156,26 @@ cp /tmp/a /tmp/b
 [ "$(printf abc | sha256sum)" = \\
   "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  -" ] || exit 1
 said "sums agree"
+"""
+
+KVM = """
+exec vmm
+"""
+
+DISK = """
+[ "$(cat /sys/block/vda/size)" = 131072 ] || exit 1
+[ "$(sha256sum </dev/vda)" = "$(sha256sum </dev/vda)" ] || exit 1
+echo "demo: disk $(sha256sum </dev/vda)"
+dd if=/dev/urandom of=/tmp/a bs=1M count=4 2>/dev/null
+dd if=/tmp/a of=/dev/vda bs=1M seek=8 conv=fsync 2>/dev/null || exit 1
+echo 3 >/proc/sys/vm/drop_caches
+[ "$(dd if=/dev/vda bs=1M skip=8 count=4 2>/dev/null | sha256sum)" = "$(sha256sum </tmp/a)" ] || exit 1
+[ "$(cat /sys/class/misc/hw_random/rng_current)" = virtio_rng.0 ] || exit 1
+[ "$(dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c)" = 64 ] || exit 1
+exec 3<>/dev/hvc0
+echo "demo: type a line" >&3
+read -r line <&3
+echo "demo: typed '$line'" >&3
 """
 
 SPIN = """
@@ -183,20 +207,21 @@ def module_closure(names, kernel_modules):
     return order
 
 
-def make_initramfs(files, probe=None, modules=()):
-    """The archive: busybox, init, the scripts, `probe` if given, and modules by name."""
+def make_initramfs(files, programs=(), modules=()):
+    """The archive: busybox, init, the scripts, programs by path (NAME.linux), modules by name."""
     archive = Archive()
     for name in ("bin", "dev", "demo", "modules", "proc", "sys", "tmp"):
         archive.directory(name)
     archive.character_device("dev/console", 5, 1)
     with open(files.busybox, "rb") as file:
         archive.file("bin/busybox", file.read(), executable=True)
-    if probe:
-        with open(probe, "rb") as file:
-            archive.file("bin/probe", file.read(), executable=True)
+    for path in programs:
+        with open(path, "rb") as file:
+            name = os.path.basename(path).removesuffix(".linux")
+            archive.file("bin/" + name, file.read(), executable=True)
     archive.file("init", INIT.encode(), executable=True)
-    archive.file("demo/test", TEST.encode())
-    archive.file("demo/spin", SPIN.encode())
+    for name, script in (("test", TEST), ("spin", SPIN), ("kvm", KVM), ("disk", DISK)):
+        archive.file("demo/" + name, script.encode())
     order = module_closure(modules, files.modules)
     for path in order:
         with open(path, "rb") as file:

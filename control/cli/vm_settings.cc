@@ -2,6 +2,7 @@ module;
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_split.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -103,6 +104,19 @@ std::vector<OptionSpec> VmSettingOptions() {
       {.name = "cpus", .placeholder = "1", .help = "vCPUs; default: 1"},
       {.name = "cmdline", .placeholder = "TEXT", .help = "command line for the image"},
       {.name = "initrd", .placeholder = "FILE", .help = "boot module or initial ramdisk"},
+      {.name = "disk",
+       .placeholder = "FILE",
+       .help = "raw file as a virtio disk; it is never written: writes are kept in memory"},
+      {.name = "disk_mode",
+       .placeholder = "cow|read-only",
+       .help = "what the guest may do with the disk; default: cow, copy on write"},
+      {.name = "virtio",
+       .placeholder = "console,rng",
+       .help = "virtio devices: a console beside the serial port, a source of random numbers"},
+      {.name = "clock",
+       .placeholder = "host|virtual",
+       .help = "virtual: time follows from the instructions of the one vCPU, and two runs are the "
+               "same; default: host"},
       {.name = "cpu",
        .placeholder = "max",
        .help = "CPU model: max (all that works; the default), nehalem, ivy-bridge, haswell, "
@@ -118,6 +132,36 @@ std::vector<OptionSpec> VmSettingOptions() {
   };
 }
 
+namespace {
+
+absl::Status SetDevices(const ParsedCommand& parsed, v1::VmConfig& config) {
+  const auto clock = ParseChoice("--clock", parsed.Value("clock", "host"), {"host", "virtual"});
+  if (!clock.ok()) return Usage(clock.status());
+  config.set_clock(*clock == 0 ? v1::VmConfig::CLOCK_HOST : v1::VmConfig::CLOCK_VIRTUAL);
+  const auto mode =
+      ParseChoice("--disk_mode", parsed.Value("disk_mode", "cow"), {"cow", "read-only"});
+  if (!mode.ok()) return Usage(mode.status());
+  config.set_disk_read_only(*mode == 1);
+  if (parsed.Has("disk_mode") && !parsed.Has("disk")) {
+    return Usage(absl::InvalidArgumentError("--disk_mode: there is no --disk that it could be of"));
+  }
+  if (parsed.Has("disk")) {
+    const auto path = FileOf("--disk", parsed.Value("disk"));
+    if (!path.ok()) return path.status();
+    config.set_disk_path(*path);
+  }
+  if (!parsed.Has("virtio")) return absl::OkStatus();
+  for (const std::string& device :
+       std::vector<std::string>(absl::StrSplit(parsed.Value("virtio"), ','))) {
+    const auto choice = ParseChoice("--virtio", device, {"console", "rng"});
+    if (!choice.ok()) return Usage(choice.status());
+    (*choice == 0 ? config.set_virtio_console(true) : config.set_virtio_entropy(true));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<v1::VmConfig> VmConfigOf(const ParsedCommand& parsed, const std::string& image) {
   v1::VmConfig config;
   if (parsed.Has("vendor") && parsed.Value("vendor").empty()) {
@@ -126,6 +170,7 @@ absl::StatusOr<v1::VmConfig> VmConfigOf(const ParsedCommand& parsed, const std::
   config.set_vendor(parsed.Value("vendor"));
   if (auto status = SetChoices(parsed, config); !status.ok()) return status;
   if (auto status = SetNumbers(parsed, config); !status.ok()) return status;
+  if (auto status = SetDevices(parsed, config); !status.ok()) return status;
   config.set_command_line(parsed.Value("cmdline"));
   config.set_cpu_model(parsed.Value("cpu"));
   config.set_cpu_features(parsed.Value("cpu_features"));

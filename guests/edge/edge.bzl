@@ -11,6 +11,7 @@ EDGE_GUESTS = [
     "breakpoints",
     "cli_halt",
     "cli_loop",
+    "clocks",
     "compatibility",
     "console_flood",
     "cross_modify",
