@@ -159,7 +159,7 @@ said "sums agree"
 """
 
 KVM = """
-exec vmm
+vmm programs && vmm linux /boot/vmlinuz
 """
 
 DISK = """
@@ -207,8 +207,9 @@ def module_closure(names, kernel_modules):
     return order
 
 
-def make_initramfs(files, programs=(), modules=()):
-    """The archive: busybox, init, the scripts, programs by path (NAME.linux), modules by name."""
+def make_initramfs(files, programs=(), modules=(), with_kernel=False):
+    """The archive: busybox, init, the scripts, programs by path (NAME.linux), modules by name, and
+    if wanted the kernel, for a guest that boots it itself."""
     archive = Archive()
     for name in ("bin", "dev", "demo", "modules", "proc", "sys", "tmp"):
         archive.directory(name)
@@ -222,6 +223,10 @@ def make_initramfs(files, programs=(), modules=()):
     archive.file("init", INIT.encode(), executable=True)
     for name, script in (("test", TEST), ("spin", SPIN), ("kvm", KVM), ("disk", DISK)):
         archive.file("demo/" + name, script.encode())
+    if with_kernel:
+        archive.directory("boot")
+        with open(files.kernel, "rb") as file:
+            archive.file("boot/vmlinuz", file.read())
     order = module_closure(modules, files.modules)
     for path in order:
         with open(path, "rb") as file:

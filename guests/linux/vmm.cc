@@ -1,11 +1,18 @@
 // A small virtual machine monitor for Linux's KVM, which runs under Linux on a guest: what it runs
-// is a guest's guest. Three programs, in 16-bit mode, in 32-bit mode with paging and in 64-bit
-// mode, print through a port and write to a page; the log of dirty pages must tell of that page.
+// is a guest's guest.
+//   vmm programs       three programs, in 16-bit mode, in 32-bit mode with paging and in 64-bit
+//   mode,
+//                      print through a port and write to a page; the log of dirty pages tells of it
+//   vmm linux FILE     boots a Linux kernel until it has printed some lines
 #include <stdint.h>
 
+#include "guests/linux/machine.h"
 #include "guests/linux/system_calls.h"
 
 using guest::Exit;
+using guest::Fail;
+using guest::Machine;
+using guest::Mode;
 using guest::Print;
 using guest::PrintHex;
 
@@ -51,72 +58,8 @@ extern "C" const char l2_16[], l2_16_end[], l2_32[], l2_32_end[], l2_64[], l2_64
 
 namespace {
 
-constexpr uint64_t kMemoryBytes = 1 << 20;
-constexpr uint64_t kCode = 0x1000, kText = 0x2000, kTables = 0x10000;
-
-// [linux/kvm] "API description"
-constexpr long kGetApiVersion = 0xae00, kCreateVm = 0xae01, kGetRunBytes = 0xae04,
-               kCreateVcpu = 0xae41, kGetDirtyLog = 0x4010ae42, kSetMemory = 0x4020ae46,
-               kSetTssAddress = 0xae47, kRun = 0xae80, kSetRegisters = 0x4090ae82,
-               kGetSpecial = 0x8138ae83, kSetSpecial = 0x4138ae84;
-constexpr uint32_t kLogDirtyPages = 1;
-constexpr uint32_t kExitIo = 2, kExitHalt = 5;
-
-struct MemoryRegion {
-  uint32_t slot, flags;
-  uint64_t base, bytes, user_address;
-};
-struct DirtyLog {
-  uint32_t slot, padding;
-  uint64_t bitmap;
-};
-struct Registers {
-  uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8_to_r15[8], rip, rflags;
-};
-struct Segment {
-  uint64_t base;
-  uint32_t limit;
-  uint16_t selector;
-  uint8_t type, present, dpl, db, s, l, g, avl, unusable, padding;
-};
-struct Table {
-  uint64_t base;
-  uint16_t limit, padding[3];
-};
-struct SpecialRegisters {
-  Segment cs, ds, es, fs, gs, ss, tr, ldt;
-  Table gdt, idt;
-  uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base, interrupts[4];
-};
-static_assert(sizeof(Registers) == 0x90 && sizeof(SpecialRegisters) == 0x138);
-struct RunPage {
-  uint8_t requests[8];
-  uint32_t exit_reason;
-  uint8_t state[20];
-  struct {
-    uint8_t direction, size;
-    uint16_t port;
-    uint32_t count;
-    uint64_t data_offset;
-  } io;
-};
-
-[[noreturn]] void Fail(const char* what, long value) {
-  Print("vmm: FAILED: ");
-  Print(what);
-  Print(" ");
-  PrintHex(static_cast<uint64_t>(value));
-  Print("\n");
-  Exit(1);
-}
-
-long Control(int file, long request, const void* argument, const char* what) {
-  const long result = guest::SystemCall(16, file, request, reinterpret_cast<long>(argument));
-  if (result < 0) Fail(what, result);
-  return result;
-}
-
-enum class Mode { k16, k32, k64 };
+constexpr unsigned kSerialPort = 0x3f8, kSerialStatus = 0x3fd;
+constexpr uint64_t kTables = 0x10000;
 
 struct Program {
   Mode mode;
@@ -125,129 +68,98 @@ struct Program {
   unsigned dirty_page;
 };
 
-// A machine of one processor with 1 MiB at 0.
-class Machine {
- public:
-  explicit Machine(int kvm) {
-    vm_ = static_cast<int>(Control(kvm, kCreateVm, nullptr, "KVM_CREATE_VM"));
-    // Intel's processors need room for a task segment.
-    Control(vm_, kSetTssAddress, reinterpret_cast<const void*>(0xfffb'd000), "KVM_SET_TSS_ADDR");
-    memory_ = guest::Map(kMemoryBytes);
-    if (memory_ == nullptr) Fail("mmap", 0);
-    const MemoryRegion region = {0, kLogDirtyPages, 0, kMemoryBytes,
-                                 reinterpret_cast<uint64_t>(memory_)};
-    Control(vm_, kSetMemory, &region, "KVM_SET_USER_MEMORY_REGION");
-    vcpu_ = static_cast<int>(Control(vm_, kCreateVcpu, nullptr, "KVM_CREATE_VCPU"));
-    const long bytes = Control(kvm, kGetRunBytes, nullptr, "KVM_GET_VCPU_MMAP_SIZE");
-    // Shared, readable and writable.
-    run_ = reinterpret_cast<volatile RunPage*>(guest::SystemCall(9, 0, bytes, 3, 1, vcpu_, 0));
+void RunProgram(Machine& machine, const Program& program) {
+  constexpr uint64_t kCode = 0x1000, kText = 0x2000;
+  for (const char* c = program.code; c != program.code_end; ++c) {
+    machine.memory()[kCode + static_cast<uint64_t>(c - program.code)] = *c;
   }
+  uint64_t length = 0;
+  do machine.memory()[kText + length] = program.text[length];
+  while (program.text[length++] != 0);
+  machine.Enter(program.mode, kCode, kTables, 0);
+  machine.TakeDirtyPages();  // what was so far
+  machine.Run([](const Machine::PortAccess& access) {
+    guest::Write(1, access.data, access.bytes);
+    return true;
+  });
+  const uint64_t dirty = machine.TakeDirtyPages();
+  if ((dirty >> program.dirty_page & 1) == 0) Fail("no dirty page", program.dirty_page);
+  if (machine.memory()[program.dirty_page * 4096] != 0x5a) Fail("not written", program.dirty_page);
+  Print("vmm: dirty pages ");
+  PrintHex(dirty);
+  Print("\n");
+}
 
-  void Run(const Program& program) {
-    for (const char* c = program.code; c != program.code_end; ++c) {
-      memory_[kCode + static_cast<uint64_t>(c - program.code)] = *c;
-    }
-    uint64_t length = 0;
-    do memory_[kText + length] = program.text[length];
-    while (program.text[length++] != 0);
-    SetSpecial(program.mode);
-    Registers registers = {};
-    registers.rsp = 0x8000;
-    registers.rip = kCode;
-    registers.rflags = 2;
-    Control(vcpu_, kSetRegisters, &registers, "KVM_SET_REGS");
-    uint64_t dirty[kMemoryBytes / 4096 / 64];
-    ReadDirty(dirty);  // what was so far
-    UntilHalted();
-    ReadDirty(dirty);
-    if ((dirty[0] >> program.dirty_page & 1) == 0) Fail("no dirty page", program.dirty_page);
-    if (memory_[program.dirty_page * 4096] != 0x5a) Fail("not written", program.dirty_page);
-    Print("vmm: dirty pages ");
-    PrintHex(dirty[0]);
-    Print("\n");
+void RunPrograms() {
+  Machine machine(1 << 20, false);
+  RunProgram(machine, {Mode::k16, l2_16, l2_16_end, "hello from 16-bit mode\n", 3});
+  RunProgram(machine, {Mode::k32, l2_32, l2_32_end, "hello from 32-bit mode with paging\n", 4});
+  RunProgram(machine, {Mode::k64, l2_64, l2_64_end, "hello from 64-bit mode\n", 5});
+}
+
+// [linux/boot] "64-bit Boot Protocol"
+void BootLinux(const char* path) {
+  constexpr uint64_t kMemory = 128 << 20, kKernel = 16 << 20, kParameters = 0x20000,
+                     kCmdline = 0x21000;
+  constexpr unsigned kLines = 20;
+  Machine machine(kMemory, true);
+  char* memory = machine.memory();
+  const long opened = guest::Open(path, 0);
+  if (opened < 0) Fail("open the kernel", opened);
+  const int file = static_cast<int>(opened);
+  unsigned char header[0x300] = {};
+  if (guest::ReadAt(file, header, sizeof header, 0) != sizeof header) Fail("header", 0);
+  for (unsigned i = 0x1f1; i < 0x202u + header[0x201]; ++i) {
+    memory[kParameters + i] = static_cast<char>(header[i]);
   }
-
- private:
-  void Put(uint64_t at, uint64_t value, unsigned bytes) {
-    for (unsigned i = 0; i < bytes; ++i) memory_[at + i] = static_cast<char>(value >> (8 * i));
+  const uint64_t setup = (header[0x1f1] + 1) * 512u;
+  uint64_t at = 0;
+  for (;;) {
+    const long count = guest::ReadAt(file, memory + kKernel + at, 1 << 20, setup + at);
+    if (count < 0) Fail("read the kernel", count);
+    if (count == 0) break;
+    at += static_cast<uint64_t>(count);
   }
+  constexpr char kText[] = "earlyprintk=serial,ttyS0,115200 nokaslr";
+  for (unsigned i = 0; i < sizeof kText; ++i) memory[kCmdline + i] = kText[i];
+  machine.Put(kParameters + 0x210, 0xff, 1);  // a loader without a number
+  machine.Put(kParameters + 0x228, kCmdline, 4);
+  machine.Put(kParameters + 0x1e8, 2, 1);  // two ranges of RAM
+  machine.Put(kParameters + 0x2d0, 0, 8);
+  machine.Put(kParameters + 0x2d8, 0x9f000, 8);
+  machine.Put(kParameters + 0x2e0, 1, 4);
+  machine.Put(kParameters + 0x2e4, 1 << 20, 8);
+  machine.Put(kParameters + 0x2ec, kMemory - (1 << 20), 8);
+  machine.Put(kParameters + 0x2f4, 1, 4);
+  machine.Enter(Mode::k64, kKernel + 0x200, kTables, kParameters);
 
-  void ReadDirty(uint64_t* bitmap) {
-    const DirtyLog log = {0, 0, reinterpret_cast<uint64_t>(bitmap)};
-    Control(vm_, kGetDirtyLog, &log, "KVM_GET_DIRTY_LOG");
-  }
-
-  void SetSpecial(Mode mode) {
-    SpecialRegisters special;
-    Control(vcpu_, kGetSpecial, &special, "KVM_GET_SREGS");
-    const bool wide = mode != Mode::k16;
-    Segment data = {};
-    data.limit = wide ? ~0u : 0xffff;
-    data.selector = wide ? 16 : 0;
-    data.type = 3;
-    data.present = data.s = 1;
-    data.db = data.g = wide;
-    Segment code = data;
-    code.selector = wide ? 8 : 0;
-    code.type = 11;
-    code.db = mode == Mode::k32;
-    code.l = mode == Mode::k64;
-    special.cs = code;
-    special.ds = special.es = special.ss = special.fs = special.gs = data;
-    special.cr0 = special.cr3 = special.cr4 = special.efer = 0;
-    special.cr0 = 0x10;
-    if (mode == Mode::k32) {
-      // Linear 0: itself, by a page of 4 MiB; linear 4 MiB: a table of pages of 4 KiB.
-      Put(kTables, 0x83, 4);
-      Put(kTables + 4, (kTables + 0x1000) | 3, 4);
-      for (uint64_t page = 0; page < 16; ++page) {
-        Put(kTables + 0x1000 + page * 4, page << 12 | 3, 4);
+  unsigned lines = 0;
+  machine.Run([&lines](const Machine::PortAccess& access) {
+    if (access.write) {
+      if (access.port == kSerialPort) {
+        guest::Write(1, access.data, 1);
+        if (access.data[0] == '\n') ++lines;
       }
-      special.cr3 = kTables;
-      special.cr4 = 0x10;  // PSE
-      special.cr0 = 0x8000'0011;
-    } else if (mode == Mode::k64) {
-      // Linear 0 and linear 1 GiB: physical 0, by pages of 2 MiB.
-      const uint64_t pml4 = kTables + 0x2000, pdpt = pml4 + 0x1000, pd = pdpt + 0x1000;
-      Put(pml4, pdpt | 3, 8);
-      Put(pdpt, pd | 3, 8);
-      Put(pdpt + 8, pd | 3, 8);
-      Put(pd, 0x83, 8);
-      special.cr3 = pml4;
-      special.cr4 = 0x20;    // PAE
-      special.efer = 0x500;  // LME, LMA
-      special.cr0 = 0x8000'0011;
+      return lines < kLines;
     }
-    Control(vcpu_, kSetSpecial, &special, "KVM_SET_SREGS");
-  }
-
-  void UntilHalted() {
-    for (;;) {
-      Control(vcpu_, kRun, nullptr, "KVM_RUN");
-      if (run_->exit_reason == kExitHalt) return;
-      if (run_->exit_reason != kExitIo) Fail("exit reason", run_->exit_reason);
-      guest::Write(
-          1, reinterpret_cast<const char*>(const_cast<const RunPage*>(run_)) + run_->io.data_offset,
-          run_->io.size);
-    }
-  }
-
-  int vm_ = -1, vcpu_ = -1;
-  char* memory_ = nullptr;
-  volatile RunPage* run_ = nullptr;
-};
+    for (unsigned i = 0; i < access.bytes; ++i) access.data[i] = 0xff;
+    if (access.port == kSerialStatus) access.data[0] = 0x60;  // ready to transmit
+    return true;
+  });
+  if (lines < kLines) Fail("lines printed", lines);
+}
 
 }  // namespace
 
-extern "C" [[noreturn]] void Main(const long*) {
-  const long kvm = guest::Open("/dev/kvm", 2);
-  if (kvm < 0) Fail("open /dev/kvm", kvm);
-  const int file = static_cast<int>(kvm);
-  if (Control(file, kGetApiVersion, nullptr, "KVM_GET_API_VERSION") != 12) Fail("API version", 0);
-  Machine machine(file);
-  machine.Run({Mode::k16, l2_16, l2_16_end, "hello from 16-bit mode\n", 3});
-  machine.Run({Mode::k32, l2_32, l2_32_end, "hello from 32-bit mode with paging\n", 4});
-  machine.Run({Mode::k64, l2_64, l2_64_end, "hello from 64-bit mode\n", 5});
+extern "C" [[noreturn]] void Main(const long* stack) {
+  const char* const* arguments = reinterpret_cast<const char* const*>(stack + 1);
+  if (stack[0] == 2 && guest::Same(arguments[1], "programs")) {
+    RunPrograms();
+  } else if (stack[0] == 3 && guest::Same(arguments[1], "linux")) {
+    BootLinux(arguments[2]);
+  } else {
+    Fail("needs 'programs' or 'linux FILE'; words given:", stack[0]);
+  }
   Print("vmm: done\n");
   Exit(0);
 }

@@ -157,7 +157,7 @@ TEST_F(DaemonTest, DoesNotStartWithABadPlugin) {
   const Ended ended = RunToEnd(kDaemon + (" " + listen()) + " --plugin=" + kBrokenPlugin);
   EXPECT_EQ(ended.exit_status, 1);
   EXPECT_EQ(ended.output, "error: --plugin=" + std::string(kBrokenPlugin) +
-                              ": built for plugin ABI version 2, this program has 1\n");
+                              ": built for plugin ABI version 3, this program has 2\n");
   EXPECT_FALSE(SocketExists());
 }
 

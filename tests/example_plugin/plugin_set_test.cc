@@ -56,7 +56,7 @@ INSTANTIATE_TEST_SUITE_P(
         BrokenCase{"NoSymbol", "libbroken_no_symbol.so", absl::StatusCode::kInvalidArgument,
                    "has no symbol 'pagesaw_plugin'"},
         BrokenCase{"OtherAbi", "libbroken_abi.so", absl::StatusCode::kFailedPrecondition,
-                   "built for plugin ABI version 2, this program has 1"},
+                   "built for plugin ABI version 3, this program has 2"},
         BrokenCase{"NoMaker", "libbroken_create.so", absl::StatusCode::kInvalidArgument,
                    "could not be created"},
         BrokenCase{"RegistrationRefused", "libbroken_register.so",
