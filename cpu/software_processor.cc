@@ -66,7 +66,9 @@ std::uint64_t LinearRip(const Core& core) {
 bool IsDirectJump(const Block& block) { return block.op_count == 2 && block.ops[1].run == nullptr; }
 
 std::unique_ptr<VirtUnit> MakeUnit(const CpuModel& model) {
-  return model.offers_extension() ? model.extension()->MakeUnit() : nullptr;
+  // A test's model may have the features and nobody that provides them.
+  const bool provided = model.offers_extension() && model.extension() != nullptr;
+  return provided ? model.extension()->MakeUnit() : nullptr;
 }
 
 // Whether the tracker lets `first`, the instruction at RIP, be executed. INT3 and INT1 stand where
