@@ -225,7 +225,9 @@ bool Vm::Impl::DeviceMay(Rights rights, Gpa gpa, std::uint64_t bytes) const {
   for (std::uint64_t frame = GfnOf(gpa).number; frame <= GfnOf(*last).number; ++frame) {
     const MemorySlot* slot = memory.slots().Find(Gfn{frame});
     if (slot == nullptr || (rights.write() && slot->read_only)) return false;
-    if (!mmu->attributes().Of(Gfn{frame}).rights.Covers(rights)) return false;
+    const MemoryAttribute attribute = mmu->attributes().Of(Gfn{frame});
+    const bool only_noted = attribute.policy == ViolationPolicy::kLog;
+    if (!attribute.rights.Covers(rights) && !only_noted) return false;
   }
   return true;
 }

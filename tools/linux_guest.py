@@ -163,7 +163,7 @@ vmm programs && vmm linux /boot/vmlinuz
 """
 
 DISK = """
-[ "$(cat /sys/block/vda/size)" = 131072 ] || exit 1
+[ "$(cat /sys/block/vda/size)" = 32768 ] || exit 1
 [ "$(sha256sum </dev/vda)" = "$(sha256sum </dev/vda)" ] || exit 1
 echo "demo: disk $(sha256sum </dev/vda)"
 dd if=/dev/urandom of=/tmp/a bs=1M count=4 2>/dev/null
