@@ -17,6 +17,7 @@ EDGE_GUESTS = [
     "cross_modify",
     "cross_ram_end",
     "double_fault",
+    "echo",
     "endless_alignment",
     "endless_exceptions",
     "endless_mmio",

@@ -213,5 +213,25 @@ TEST_F(DaemonTest, RunWithAFileThatIsNoImageFailsAndLeavesNothing) {
   EXPECT_EQ(RunToEnd("ls -A " + directory_).output, "");
 }
 
+TEST_F(DaemonTest, RunTypesWhatComesFromAPipe) {
+  const std::string run =
+      kCli + std::string(" run guests/edge/echo.elf --time_limit=60s") + socket();
+  const Ended typed = RunToEnd("printf 'abcq' | " + run);
+  EXPECT_EQ(typed.output, "abcq");
+  EXPECT_EQ(typed.exit_status, 7);
+  // More than the guest's queue takes at once.
+  const Ended much = RunToEnd("{ head -c 20000 /dev/zero | tr '\\0' x; printf q; } | " + run);
+  EXPECT_EQ(much.output, std::string(20000, 'x') + "q");
+}
+
+TEST_F(DaemonTest, RunGoesOnWithoutInput) {
+  for (const char* input : {"</dev/null", "<&-"}) {
+    const Ended ended =
+        RunToEnd(kCli + std::string(" run guests/edge/echo.elf --time_limit=300ms") + socket() +
+                 " " + input);
+    EXPECT_EQ(ended.exit_status, 124) << ended.output;
+  }
+}
+
 }  // namespace
 }  // namespace pagesaw
