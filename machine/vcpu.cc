@@ -18,6 +18,8 @@ namespace {
 
 // A guess that errs to the late side only a little: instructions take a few nanoseconds each.
 constexpr std::uint64_t kNsPerInstruction = 10;
+// Virtual time is not skipped beyond this, 146 years, so that sums of times do not wrap.
+constexpr std::uint64_t kVirtualEndNs = std::uint64_t{1} << 62;
 constexpr std::uint64_t kShortestSlice = 2'000;
 // What an exit counts for, as it takes time, too.
 constexpr std::uint64_t kInstructionsPerExit = 50;
@@ -235,7 +237,7 @@ bool Vcpu::ShouldWake() {
 // does, only the outside can end the wait.
 void Vcpu::WaitVirtually() {
   const std::uint64_t deadline = NextDeadline();
-  if (deadline != kNever) {
+  if (deadline <= kVirtualEndNs) {
     environment_.virtual_time->SkipTo(deadline);
     return;
   }

@@ -23,6 +23,7 @@ import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
+import pagesaw.core.virtual_time;
 import pagesaw.machine.apic_bus;
 import pagesaw.machine.bus;
 import pagesaw.machine.clock;
@@ -466,6 +467,77 @@ TEST_F(VcpuTest, ATableThatIsWatchedMayBeWrittenByItsWalk) {
   EXPECT_TRUE(processor_->lent.empty());
   ASSERT_FALSE(processor_->answers.empty());
   EXPECT_EQ(processor_->answers[0].value, 1u);
+}
+
+// A vCPU whose time is that of its instructions: a run executes as many as it may.
+class VcpuVirtualTime : public testing::Test {
+ protected:
+  VcpuVirtualTime() {
+    auto made = std::make_unique<FakeProcessor>([this](FakeProcessor&, std::uint64_t budget) {
+      budgets_.push_back(budget);
+      executed_ += halts_ ? 0 : budget;
+      time_->SetInstructions(executed_);
+      return Exit{.reason = halts_ ? ExitReason::kHalt : ExitReason::kBudget};
+    });
+    processor_ = made.get();
+    vcpu_ = std::make_unique<Vcpu>(
+        VcpuEnvironment{.clock = &clock_, .virtual_time = time_.get(), .bus = &bus_, .pic = &pic_},
+        std::move(made), std::make_unique<FakeMmu>(), nullptr, apic_, msrs_);
+    apic_.WriteMmio(0xf0, 0x1ff);
+    processor_->state.rflags |= kFlagIf;
+  }
+  void StartTimer(std::uint32_t ns) {
+    apic_.WriteMmio(0x3e0, 0xb);
+    apic_.WriteMmio(0x320, 0x66);
+    apic_.WriteMmio(0x380, ns);
+  }
+
+  const std::shared_ptr<VirtualTime> time_ = std::make_shared<VirtualTime>();
+  const VirtualClock clock_{time_};
+  Bus bus_;
+  ApicBus apic_bus_;
+  Pic pic_{[](bool) {}};
+  LocalApic apic_{{}, clock_, apic_bus_, [] {}};
+  MsrFile msrs_{apic_, {.tsc_deadline = true}};
+  std::vector<std::uint64_t> budgets_;
+  std::uint64_t executed_ = 0;
+  bool halts_ = false;
+  FakeProcessor* processor_ = nullptr;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+TEST_F(VcpuVirtualTime, RunsExactlyToTheDeadline) {
+  StartTimer(4000);
+  vcpu_->Step();
+  EXPECT_EQ(budgets_, std::vector<std::uint64_t>{1000});
+  EXPECT_TRUE(processor_->events.empty());
+  vcpu_->Step();
+  ASSERT_EQ(processor_->events.size(), 1u);
+  EXPECT_EQ(processor_->events[0].vector, 0x66);
+}
+
+TEST_F(VcpuVirtualTime, SkipsToTheDeadlineWhileHalted) {
+  halts_ = true;
+  StartTimer(4'000'000'000);
+  vcpu_->Step();  // halts
+  vcpu_->Step();  // sleeps
+  EXPECT_EQ(time_->NowNs(), 4'000'000'000u);
+  vcpu_->Step();
+  EXPECT_EQ(processor_->events.size(), 1u);
+}
+
+TEST_F(VcpuVirtualTime, StandsStillWhileHaltedForGood) {
+  halts_ = true;
+  for (int i = 0; i < 3; ++i) vcpu_->Step();
+  EXPECT_EQ(time_->NowNs(), 0u);
+}
+
+TEST_F(VcpuVirtualTime, IsNotSkippedToWhereItWouldWrap) {
+  halts_ = true;
+  apic_.WriteMmio(0x320, 2u << 17 | 0x66);  // TSC deadline
+  apic_.WriteTscDeadline(~std::uint64_t{0} - 1);
+  for (int i = 0; i < 3; ++i) vcpu_->Step();
+  EXPECT_EQ(time_->NowNs(), 0u);
 }
 
 TEST(VcpuStartUp, ASecondProcessorWaitsForItsVector) {
