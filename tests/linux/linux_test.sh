@@ -7,7 +7,7 @@ if ! ls "$root"/boot/vmlinuz-*-cloud-amd64 >/dev/null 2>&1; then
   echo "skipped: no $root/boot/vmlinuz-*-cloud-amd64 (package linux-image-cloud-amd64)"
   exit 0
 fi
-binaries=$(mktemp -d)
+binaries=$(mktemp -d -p "${TEST_TMPDIR:-/tmp}")
 for file in control/pagesawctl control/pagesawd guests/linux/probe.linux guests/linux/vmm.linux; do
   ln -s "$PWD/$file" "$binaries"
 done
