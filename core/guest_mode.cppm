@@ -259,6 +259,7 @@ struct RegisterLimits {
   unsigned physical_bits = 0;
   unsigned linear_bits = 0;
   PagingFeatures paging = {};
+  bool nested_paging = false;  // CPUID has it
 };
 
 // What a unit may do to its processor, on the processor's thread, while it is called.

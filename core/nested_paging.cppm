@@ -18,6 +18,9 @@ struct NestedPaging {
   Level level = Level::kPml4;       // of the root table
   bool root_has_pdptes = false;     // the root is four PDPTEs of PAE paging, which grant everything
   bool tables_are_written = false;  // accesses to the guest's own tables count as writes
+  // Accesses to the PDPTEs of the guest's own PAE paging are made by every walk: they are no
+  // registers then.
+  bool pdptes_in_memory = false;
   bool logs_dirty = false;  // whoever sets D in a leaf asks first: Processor::LogNestedDirty
   std::uint16_t tag = 0;    // translations that other tags have cached are not this one's
   std::uint64_t root_register = 0;  // what names the root, as the hypervisor gave it: for people

@@ -91,7 +91,8 @@ RegisterLimits CoreHost::limits() const {
           .efer = AllowedEfer(model),
           .physical_bits = model.physical_bits(),
           .linear_bits = model.linear_bits(),
-          .paging = core_.paging.features};
+          .paging = core_.paging.features,
+          .nested_paging = model.Has(Feature::kNpt)};
 }
 
 void CoreHost::EnterGuestMode(const GuestEntry& entry) {

@@ -60,6 +60,7 @@ class ProbeUnit final : public VirtUnit {
     guest_rip = state.rip;
     state.rip = kBehind;
     state.rflags &= ~kFlagTf;
+    if (cr3_behind != 0) state.cr3 = cr3_behind;
     host.LeaveGuestMode();
     host.SwitchState(state);
   }
@@ -80,6 +81,7 @@ class ProbeUnit final : public VirtUnit {
   std::optional<NestedPaging> nested;
   std::optional<NestedInvalidation> invalidated;
   bool leaves = true;
+  std::uint64_t cr3_behind = 0;
 
   std::optional<InterceptedEvent> met;
   BoundaryState boundary;
@@ -443,6 +445,19 @@ TEST_F(GuestModeTest, NestedPagingIsToldBeforeTheGuestRuns) {
   EXPECT_EQ(processor.nested_paging()->root, Gpa(0x5000));
   EXPECT_EQ(processor.TakeNestedInvalidation(), unit().invalidated);
   EXPECT_FALSE(processor.TakeNestedInvalidation());
+}
+
+// Whoever looks at the registers behind the exit sees those of the hypervisor.
+TEST_F(GuestModeTest, WhatWasSwitchedOutsideOfRunIsPublished) {
+  unit().interrupts = {.by_host_flag = true, .host_flag = true, .interrupt_leaves = true};
+  unit().cr3_behind = 0x7000;
+  machine_.Write(TestProcessor::kCode, Bytes{0x0f, 0x01, 0xdc, 0xeb, 0xfe});  // stgi; jmp here
+  SoftwareProcessor& processor = machine_.processor();
+  processor.Run(100);
+  ASSERT_TRUE(processor.CanTakeInterrupt());
+  processor.TakeInterrupt([] { return std::uint8_t{0}; });
+  EXPECT_EQ(processor.Run(100).reason, ExitReason::kPagingChanged);
+  EXPECT_EQ(processor.paging_snapshot().cr3, 0x7000u);
 }
 
 TEST_F(GuestModeTest, ANestedFaultGoesToTheUnitWithTheEventThatMetIt) {

@@ -1,4 +1,5 @@
 module;
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -22,6 +23,11 @@ TableFault Describe(const WalkFault& fault, Access access) {
           .present = fault.kind != WalkFault::Kind::kNotPresent,
           .malformed = fault.kind == WalkFault::Kind::kMalformed,
           .rights = fault.rights};
+}
+
+std::uint64_t LoadEntry(const TableEntry& found) {
+  return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(found.host))
+      .load(std::memory_order_acquire);
 }
 
 WalkResult WalkGiven(const Core& core, const PageFormat& format, InputAddress address,
@@ -173,11 +179,29 @@ class ThroughSecondStage {
   Privilege privilege_ = Privilege::kUser;
 };
 
+// The walk of PAE paging whose PDPTEs are no registers: reads the one that it needs. [amd/vol2]
+// "Legacy PAE Mode"
+WalkResult WalkByPdptesInMemory(PagingState paging, const PageFormat& guest, InputAddress linear,
+                                Access access, ThroughSecondStage& space) {
+  const unsigned index = static_cast<unsigned>(linear.bits() >> 30 & 3);
+  const OutputAddress at((paging.cr3 & 0xffff'ffe0) + std::uint64_t{8} * index);
+  const TableEntry found = space.Find(at);
+  if (found.host == nullptr) {
+    return WalkFault{.kind = WalkFault::Kind::kSecondStage, .level = Level::kPdpt};
+  }
+  paging.pdptes[index] = LoadEntry(found);
+  return WalkLinear(paging, guest, linear, access, space, nullptr);
+}
+
 bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& page) {
   const PagingState& paging = core.paging;
   const PageFormat& guest = core.guest_format;
   ThroughSecondStage space(core, paging.paging());
-  const WalkResult result = WalkLinear(paging, guest, InputAddress(linear), access, space, nullptr);
+  const bool reads_pdpte =
+      core.guest.nested && core.guest.nested->pdptes_in_memory && paging.mode() == PagingMode::kPae;
+  const WalkResult result =
+      reads_pdpte ? WalkByPdptesInMemory(paging, guest, InputAddress(linear), access, space)
+                  : WalkLinear(paging, guest, InputAddress(linear), access, space, nullptr);
   if (!result && result.fault().kind != WalkFault::Kind::kSecondStage) {
     return core.RaisePageFault(linear, result.fault().code);
   }

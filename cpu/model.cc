@@ -38,6 +38,7 @@ struct FeatureRow {
 };
 
 constexpr std::uint32_t kExtended = 0x8000'0001;
+constexpr std::uint32_t kSvmLeaf = 0x8000'000a;
 
 // [intel/vol2] "CPUID"; [amd/vol3] "Obtaining Processor Information Via the CPUID Instruction"
 constexpr FeatureRow kFeatures[] = {
@@ -111,6 +112,7 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kXsaves, "xsaves", 0xd, 1, kEax, 3, Support::kOn},
     {Feature::kLahf, "lahf_lm", kExtended, 0, kEcx, 0, Support::kOn},
     {Feature::kSvm, "svm", kExtended, 0, kEcx, 2, Support::kExtension},
+    {Feature::kNpt, "npt", kSvmLeaf, 0, kEdx, 0, Support::kExtension},
     {Feature::kLzcnt, "abm", kExtended, 0, kEcx, 5, Support::kOn},
     {Feature::kPrefetchw, "3dnowprefetch", kExtended, 0, kEcx, 8, Support::kOn},
     {Feature::kTopoext, "topoext", kExtended, 0, kEcx, 22, Support::kOn},
@@ -124,7 +126,6 @@ constexpr FeatureRow kFeatures[] = {
 // Bits of leaf 1 EDX that AMD repeats in leaf 80000001h.
 constexpr std::uint32_t kRepeatedBits = 0x0183'f3ff;
 
-constexpr std::uint32_t kSvmLeaf = 0x8000'000a;
 constexpr std::string_view kBrand = "Pagesaw Virtual Processor";
 
 constexpr std::string_view kWidthWish = "maxphyaddr=";
@@ -158,7 +159,8 @@ bool HostHas(const FeatureRow& row) {
 
 // Whether the vendor's extension can be offered to guests by this feature.
 bool ExtensionHas(const CpuModel& model, const FeatureRow& row) {
-  return model.extension() != nullptr && model.extension()->feature() == row.name;
+  const std::string_view wanted = row.leaf == kSvmLeaf ? "svm" : row.name;
+  return model.extension() != nullptr && model.extension()->feature() == wanted;
 }
 
 bool IsPossible(const CpuModel& model, const FeatureRow& row) {
@@ -180,23 +182,24 @@ struct Need {
   Feature needed;
 };
 constexpr Need kNeeds[] = {
-    {Feature::kLm, Feature::kPae},        {Feature::kNx, Feature::kPae},
-    {Feature::kPcid, Feature::kLm},       {Feature::kGbPages, Feature::kLm},
-    {Feature::kLa57, Feature::kLm},       {Feature::kLam, Feature::kLm},
-    {Feature::kPku, Feature::kLm},        {Feature::kPks, Feature::kLm},
-    {Feature::kX2apic, Feature::kApic},   {Feature::kTscDeadline, Feature::kApic},
-    {Feature::kTscAdjust, Feature::kTsc}, {Feature::kRdtscp, Feature::kTsc},
-    {Feature::kMmx, Feature::kFpu},       {Feature::kFxsr, Feature::kFpu},
-    {Feature::kSse, Feature::kFxsr},      {Feature::kSse, Feature::kMmx},
-    {Feature::kSse2, Feature::kSse},      {Feature::kSse3, Feature::kSse2},
-    {Feature::kSsse3, Feature::kSse3},    {Feature::kSse41, Feature::kSsse3},
-    {Feature::kSse42, Feature::kSse41},   {Feature::kPclmulqdq, Feature::kSse2},
-    {Feature::kAes, Feature::kSse2},      {Feature::kSha, Feature::kSse2},
-    {Feature::kXsave, Feature::kFxsr},    {Feature::kXsaveopt, Feature::kXsave},
-    {Feature::kXsavec, Feature::kXsave},  {Feature::kXgetbv1, Feature::kXsave},
-    {Feature::kXsaves, Feature::kXsavec}, {Feature::kAvx, Feature::kXsave},
-    {Feature::kAvx, Feature::kSse42},     {Feature::kAvx2, Feature::kAvx},
-    {Feature::kFma, Feature::kAvx},       {Feature::kF16c, Feature::kAvx},
+    {Feature::kNpt, Feature::kSvm},          {Feature::kLm, Feature::kPae},
+    {Feature::kNx, Feature::kPae},           {Feature::kPcid, Feature::kLm},
+    {Feature::kGbPages, Feature::kLm},       {Feature::kLa57, Feature::kLm},
+    {Feature::kLam, Feature::kLm},           {Feature::kPku, Feature::kLm},
+    {Feature::kPks, Feature::kLm},           {Feature::kX2apic, Feature::kApic},
+    {Feature::kTscDeadline, Feature::kApic}, {Feature::kTscAdjust, Feature::kTsc},
+    {Feature::kRdtscp, Feature::kTsc},       {Feature::kMmx, Feature::kFpu},
+    {Feature::kFxsr, Feature::kFpu},         {Feature::kSse, Feature::kFxsr},
+    {Feature::kSse, Feature::kMmx},          {Feature::kSse2, Feature::kSse},
+    {Feature::kSse3, Feature::kSse2},        {Feature::kSsse3, Feature::kSse3},
+    {Feature::kSse41, Feature::kSsse3},      {Feature::kSse42, Feature::kSse41},
+    {Feature::kPclmulqdq, Feature::kSse2},   {Feature::kAes, Feature::kSse2},
+    {Feature::kSha, Feature::kSse2},         {Feature::kXsave, Feature::kFxsr},
+    {Feature::kXsaveopt, Feature::kXsave},   {Feature::kXsavec, Feature::kXsave},
+    {Feature::kXgetbv1, Feature::kXsave},    {Feature::kXsaves, Feature::kXsavec},
+    {Feature::kAvx, Feature::kXsave},        {Feature::kAvx, Feature::kSse42},
+    {Feature::kAvx2, Feature::kAvx},         {Feature::kFma, Feature::kAvx},
+    {Feature::kF16c, Feature::kAvx},
 };
 std::string_view NameOf(Feature feature) {
   for (const FeatureRow& row : kFeatures) {
@@ -506,6 +509,8 @@ CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf, std::uint32_t subleaf,
       const std::uint32_t cores = apic_id_bits() << 12 | ((cpu_count_ - 1) & 0xff);
       return {physical_bits_ | linear_bits() << 8, 0, amd_rules_ ? cores : 0, 0};
     }
+    case kSvmLeaf:
+      return {0, 0, 0, FeatureBits(kSvmLeaf, 0, kEdx)};
     case 0x8000'001d:
       return Has(Feature::kTopoext) ? CacheLeaf(subleaf) : CpuidResult{};
     case 0x8000'001e:

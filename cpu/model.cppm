@@ -81,6 +81,7 @@ enum class Feature : std::uint8_t {
   kIbt,
   kLam,
   kSvm,
+  kNpt,
   kSyscall,
   kNx,
   kGbPages,

@@ -51,6 +51,7 @@ bool LoadPhysical(Core& core, std::uint64_t gpa, std::uint64_t& value) {
 bool LoadPdptes(Core& core, std::uint64_t cr3, std::uint64_t cr0, std::uint64_t cr4,
                 std::array<std::uint64_t, 4>& pdptes) {
   if (!PaePaging(core, cr0, cr4)) return true;
+  if (core.guest.nested && core.guest.nested->pdptes_in_memory) return true;
   std::array<std::uint64_t, 4> loaded = {};
   for (unsigned i = 0; i < 4; ++i) {
     if (!LoadPhysical(core, (cr3 & 0xffff'ffe0) + 8 * i, loaded[i])) return false;

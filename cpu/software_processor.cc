@@ -111,7 +111,10 @@ Exit SoftwareProcessor::Run(std::uint64_t instructions) {
   core.run_budget = budget;
   deliveries_left_ = kMaxDeliveries;
   core.stop = Stop::kNone;
-  if (std::exchange(exits_now_, false)) return core.exit;
+  if (std::exchange(exits_now_, false)) {
+    if (core.paging_changed) PublishPaging();
+    return core.exit;
+  }
   core.exit = Exit{};
   core.replay.Rewind();
   core.link = nullptr;  // code and RIP may have changed since

@@ -302,12 +302,11 @@ void Vcpu::EnterGuest() {
   for (;;) {
     if (!tables_set_ || active_mmu_->roots_obsolete()) {
       const ShadowRoot root = active_mmu_->Root();
-      processor_->SetTables(
-          {.format = &active_mmu_->format(),
-           .root = root.table,
-           .level = root.level,
-           .second_stage = environment_.tdp || nested(),
-           .tables_are_written = nested() && processor_->nested_paging()->tables_are_written});
+      processor_->SetTables({.format = &active_mmu_->format(),
+                             .root = root.table,
+                             .level = root.level,
+                             .second_stage = environment_.tdp || nested(),
+                             .tables_are_written = tables_are_written_});
       tables_set_ = true;
     }
     // From here on a flush waits for this vCPU to leave; one asked for before is done now.
@@ -390,10 +389,10 @@ std::optional<VmExit> Vcpu::Handle(const Exit& exit) {
 void Vcpu::ChooseMmu() {
   ShadowMmu* const chosen = processor_->nested_paging() != nullptr ? guest_mmu_.get() : nullptr;
   active_mmu_ = chosen != nullptr ? chosen : root_mmu_.get();
+  tables_are_written_ = chosen != nullptr && processor_->nested_paging()->tables_are_written;
 }
 
 void Vcpu::HandleNestedPaging(const Invalidation& invalidation) {
-  const bool was_nested = nested();
   ChooseMmu();
   if (const std::optional<NestedInvalidation> gone = processor_->TakeNestedInvalidation();
       gone && guest_mmu_ != nullptr) {
@@ -402,7 +401,7 @@ void Vcpu::HandleNestedPaging(const Invalidation& invalidation) {
   if (nested()) {
     environment_.mmu->SetNestedPaging(apic_.id(), *processor_->nested_paging());
     guest_mmu_->NestedPagingChanged(*processor_->nested_paging());
-  } else if (was_nested) {
+  } else {
     HandlePagingChange(invalidation);
   }
   tables_set_ = false;

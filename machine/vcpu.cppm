@@ -146,7 +146,10 @@ class Vcpu {
   const std::unique_ptr<Processor> processor_;
   const std::unique_ptr<ShadowMmu> root_mmu_;
   const std::unique_ptr<ShadowMmu> guest_mmu_;
-  ShadowMmu* active_mmu_;  // whose tables the processor runs on
+  // Whose tables the processor runs on. It may have left nested paging already when it has yet to
+  // tell.
+  ShadowMmu* active_mmu_;
+  bool tables_are_written_ = false;
   LocalApic& apic_;
   MsrFile& msrs_;
 

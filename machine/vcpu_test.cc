@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 import pagesaw.core.access;
@@ -61,7 +62,7 @@ class FakeMmu final : public ShadowMmu {
   ShadowRole root_role() const override { return {}; }
   const PageWalker& walker() const override { return walker_; }
   ShadowRoot Root() override { return {.table = Hpa(0x1000)}; }
-  bool roots_obsolete() const override { return false; }
+  bool roots_obsolete() const override { return std::exchange(obsolete, false); }
   FaultResolution HandleFault(const MmuFault& fault) override {
     faults.push_back(fault);
     FaultResolution resolution = answer;
@@ -74,6 +75,7 @@ class FakeMmu final : public ShadowMmu {
   void NestedPagingChanged(const NestedPaging& nested) override { walked.push_back(nested.root); }
   void InvalidateNested(const NestedInvalidation& gone) override { invalidated.push_back(gone); }
 
+  mutable bool obsolete = false;
   FaultResolution answer;
   std::vector<MmuFault> faults;
   std::vector<Gpa> walked;
@@ -454,6 +456,30 @@ TEST_F(VcpuTest, NestedPagingRunsOnTheGuestMmu) {
   EXPECT_TRUE(told.present);
   EXPECT_FALSE(told.malformed);
   EXPECT_EQ(told.rights, Rights(Rights::kRead));
+}
+
+// It leaves nested paging for an event, and tells with the next exit: until then roots may be asked
+// for.
+TEST_F(VcpuTest, NestedPagingIsLeftBeforeItIsTold) {
+  unsigned step = 0;
+  program_ = [&](FakeProcessor& p, std::uint64_t) -> Exit {
+    switch (step++) {
+      case 0:
+        p.nested = NestedPaging{};
+        return {.reason = ExitReason::kNestedPaging};
+      case 1:
+        p.nested.reset();
+        guest_mmu_->obsolete = true;
+        return Fault(0x1000, Access::Write(Privilege::kUser));
+      case 2:
+        return {.reason = ExitReason::kNestedPaging};
+      default:
+        EXPECT_EQ(p.tables.format, &mmu_->format());
+        return {.reason = ExitReason::kRequested};
+    }
+  };
+  EXPECT_FALSE(vcpu_->Step(0).has_value());
+  EXPECT_GE(step, 4u);
 }
 
 // A and D of a guest's own tables: there is no linear address to lend a page for.

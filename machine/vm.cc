@@ -280,6 +280,8 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
   const bool amd_counters = (*extension)->cpuid_vendor() == "AuthenticAMD";
   for (unsigned i = 0; i < config.cpu_count; ++i) {
     std::unique_ptr<ShadowMmu> root_mmu = mmu->MakeRootMmu(i);
+    std::unique_ptr<ShadowMmu> guest_mmu = mmu->MakeGuestMmu(
+        i, [processor = processors[i].get()](Gpa gpa) { return processor->LogNestedDirty(gpa); });
     if (root_mmu == nullptr) {
       return absl::ResourceExhaustedError(
           absl::StrFormat("VM '%s': the host has no memory for its tables", config.name));
@@ -300,7 +302,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
             .attributes = &mmu->attributes(),
             .violated = [this](const Violation& violation) { NoteViolation(violation); },
             .deadline_changed = [this] { Wake(0); }},
-        std::move(processors[i]), std::move(root_mmu), mmu->MakeGuestMmu(i), board->apic(i),
+        std::move(processors[i]), std::move(root_mmu), std::move(guest_mmu), board->apic(i),
         *msrs[i]));
   }
   return absl::OkStatus();

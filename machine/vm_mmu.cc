@@ -12,6 +12,7 @@ module pagesaw.machine.vm_mmu;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
 import pagesaw.core.memory_attribute;
+import pagesaw.core.nested_paging;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
@@ -26,6 +27,7 @@ import pagesaw.mmu.memory_attributes;
 import pagesaw.mmu.shadow_pages;
 import pagesaw.mmu.shadowing_mmu;
 import pagesaw.mmu.spte;
+import pagesaw.mmu.tdp_walker;
 
 namespace pagesaw {
 namespace {
@@ -36,15 +38,44 @@ constexpr unsigned kHostPhysicalBits = 52;
 // oldest tables taken away again.
 constexpr std::size_t kShadowPageLimit = 4096;
 
-// What both kinds have: shadow pages, and a walker for each vCPU.
+PageFormat SpteFormat(const MmuRequest& request, const TdpFormat& tdp_format) {
+  PageFormat format = tdp_format.make(kHostPhysicalBits);
+  // EPT has a control for them, other formats have none. [intel/vol3] "Accessed and Dirty Flags for
+  // EPT"; [amd/vol2] "Nested Paging", "Accessed and Dirty Bits"
+  if (format.layout.read != 0) format.accessed_dirty = request.accessed_dirty;
+  return format;
+}
+
+// Of what shadows nested tables. Nobody asks where there are none.
+SpteCodec NestedCodec(const MmuRequest& request) {
+  if (request.nested_format == nullptr) return SpteCodec(LinearSpteFormat());
+  return SpteCodec(SpteFormat(request, *request.nested_format));
+}
+
+// What both kinds have: shadow pages, and walkers for each vCPU.
 class SharedVmMmu : public VmMmu {
  public:
-  SharedVmMmu(const MmuRequest& request, const SpteCodec& codec, const GuestTables* tables)
+  SharedVmMmu(const MmuRequest& request, const SpteCodec& codec)
       : memory_(*request.memory),
-        pages_(codec, *request.flusher, kShadowPageLimit, tables, &attributes_) {
+        tables_(memory_, request.features, &attributes_),
+        nested_codec_(NestedCodec(request)),
+        nests_(request.nested_format != nullptr),
+        pages_(codec, *request.flusher, kShadowPageLimit, &tables_, &attributes_, &nested_codec_),
+        tdp_walkers_(request.vcpu_count) {
     for (unsigned i = 0; i < request.vcpu_count; ++i) {
       walkers_.push_back(std::make_unique<CpuWalker>(memory_, &pages_.dirty_logs(), &attributes_));
     }
+  }
+
+  std::unique_ptr<ShadowMmu> MakeGuestMmu(unsigned vcpu, const LogDirty& log_dirty) override {
+    if (!nests_) return nullptr;
+    tdp_walkers_[vcpu] =
+        std::make_unique<TdpWalker>(memory_, &pages_.dirty_logs(), &attributes_, log_dirty);
+    return ShadowingMmu::MakeNested(pages_, memory_, tables_, *tdp_walkers_[vcpu]);
+  }
+
+  void SetNestedPaging(unsigned vcpu, const NestedPaging& nested) override {
+    tdp_walkers_[vcpu]->Reset(nested);
   }
 
   void SetPagingState(unsigned vcpu, const PagingState& state) override {
@@ -109,21 +140,19 @@ class SharedVmMmu : public VmMmu {
  protected:
   const GuestMemory& memory_;
   MemoryAttributes attributes_;
+  const GuestTables tables_;
+  const SpteCodec nested_codec_;
+  const bool nests_;
   // By its full name: a member function has the plain one.
   class pagesaw::ShadowPages pages_;
   std::vector<std::unique_ptr<CpuWalker>> walkers_;
+  std::vector<std::unique_ptr<TdpWalker>> tdp_walkers_;
 };
-
-PageFormat SpteFormat(const MmuRequest& request) {
-  PageFormat format = request.tdp_format->make(kHostPhysicalBits);
-  format.accessed_dirty = format.accessed_dirty && request.accessed_dirty;
-  return format;
-}
 
 class DirectVmMmu final : public SharedVmMmu {
  public:
   explicit DirectVmMmu(const MmuRequest& request)
-      : SharedVmMmu(request, SpteCodec(SpteFormat(request)), nullptr),
+      : SharedVmMmu(request, SpteCodec(SpteFormat(request, *request.tdp_format))),
         root_level_(request.tdp_format->root_level) {}
 
   std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) override {
@@ -137,22 +166,16 @@ class DirectVmMmu final : public SharedVmMmu {
 class ShadowingVmMmu final : public SharedVmMmu {
  public:
   explicit ShadowingVmMmu(const MmuRequest& request)
-      : SharedVmMmu(request, SpteCodec(LinearSpteFormat()), &tables_),
-        tables_(memory_, request.features, &attributes_) {}
+      : SharedVmMmu(request, SpteCodec(LinearSpteFormat())) {}
 
   std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) override {
     return ShadowingMmu::Make(pages_, memory_, tables_, *walkers_[vcpu]);
   }
-
- private:
-  const GuestTables tables_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<VmMmu>> MakeVmMmu(const MmuRequest& request) {
-  // EPT has a control for them, other formats have none. [intel/vol3] "Accessed and Dirty Flags for
-  // EPT"; [amd/vol2] "Nested Paging", "Accessed and Dirty Bits"
   const bool can_do_without =
       request.tdp && request.tdp_format->make(kHostPhysicalBits).layout.read != 0;
   if (!request.accessed_dirty && !can_do_without) {

@@ -51,7 +51,9 @@ class VmMmu {
   virtual std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) = 0;
   // The shadow MMU that translates the physical addresses of a guest's guest, for hypervisors in
   // the VM that have tables of their own for them; null if processors offer no nested paging.
-  virtual std::unique_ptr<ShadowMmu> MakeGuestMmu(unsigned) { return nullptr; }
+  // `log_dirty` is the vCPU's Processor::LogNestedDirty.
+  using LogDirty = std::function<bool(Gpa)>;
+  virtual std::unique_ptr<ShadowMmu> MakeGuestMmu(unsigned, const LogDirty&) { return nullptr; }
   // Tells the vCPU's `tdp_walk` what tables it walks. Its thread only.
   virtual void SetNestedPaging(unsigned, const NestedPaging&) {}
   // Tells the vCPU's walker that the guest's paging state is now `state`. Its thread only.

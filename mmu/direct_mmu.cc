@@ -125,7 +125,11 @@ FaultOutcome DirectMmu::Map(ShadowPages::Lock& lock, Gpa gpa, const MmuFault& fa
     return Reaches(gpa) && attribute.unrestricted() ? MarkMmio(gpa) : FaultOutcome::kMmio;
   }
   if (!Reaches(gpa) || (slot->read_only && fault.access.is_write())) return FaultOutcome::kMmio;
-  return MapMemory(*slot, gpa, fault.access);
+  const FaultOutcome outcome = MapMemory(*slot, gpa, fault.access);
+  if (outcome == FaultOutcome::kWriteProtected) {
+    resolution.host = Hpa(reinterpret_cast<std::uintptr_t>(slot->HostOf(gpa)));
+  }
+  return outcome;
 }
 
 // The table at `level` for `gpa`, linked from the root; null if there is no memory for it. A larger
@@ -162,15 +166,19 @@ FaultOutcome DirectMmu::MapMemory(const MemorySlot& slot, Gpa gpa, Access access
   // Another vCPU may have been here first.
   if (mapped && codec.Allows(old, access)) return FaultOutcome::kSpurious;
   const Rights limit = LeafLimit(codec, pages_.AttributeOf(GfnOf(gpa)), access, mapped ? old : 0);
+  // A table for nested paging may stand there: its writes are to be seen.
+  const bool may_write =
+      limit.write() && pages_.MayBeWritten(GfnOf(gpa), access.is_write() && level == Level::kPt);
   const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
   LeafSpte leaf = {.page = Hpa(host),
                    .level = level,
                    .rights = limit,
                    .host_writable = !slot.read_only,
-                   .mmu_writable = limit.write()};
+                   .mmu_writable = may_write};
   pages_.PrepareForLog(leaf, GfnOf(gpa), access.is_write());
-  pages_.Set(*page, index, codec.Leaf(leaf));
-  return FaultOutcome::kFixed;
+  const std::uint64_t spte = codec.Leaf(leaf);
+  if (spte != old) pages_.Set(*page, index, spte);
+  return access.is_write() && !may_write ? FaultOutcome::kWriteProtected : FaultOutcome::kFixed;
 }
 
 FaultOutcome DirectMmu::MarkMmio(Gpa gpa) {

@@ -37,6 +37,7 @@ class DirectMmu final : public ShadowMmu {
   bool roots_obsolete() const override { return pages_.tree_generation() != root_generation_; }
 
   FaultResolution HandleFault(const MmuFault& fault) override;
+  void GuestWrote(Gpa gpa, std::uint64_t bytes) override { pages_.GuestWrote(gpa, bytes); }
 
   // Takes the MMU lock.
   WalkResult Inspect(InputAddress address, Access access, WalkTrace* trace) const override;

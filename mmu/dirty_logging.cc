@@ -41,13 +41,14 @@ std::uint64_t Update(std::uint64_t* spte, Change change) {
 
 ShadowPages::SptePlace ShadowPages::FindUnlocked(const ShadowPage& root,
                                                  InputAddress address) const {
-  SptePlace place = {.level = root.role.level};
+  const SpteCodec& codec = CodecOf(root.role);
+  SptePlace place = {.level = root.role.level, .codec = &codec};
   std::uint64_t* table = root.sptes;
   for (;; place.level = Below(place.level)) {
     place.spte = &table[IndexAt(address, place.level)];
     const std::uint64_t spte = Load(place.spte);
-    if (place.level == Level::kPt || !codec_.IsLink(spte, place.level)) return place;
-    table = reinterpret_cast<std::uint64_t*>(codec_.Target(spte).bits());
+    if (place.level == Level::kPt || !codec.IsLink(spte, place.level)) return place;
+    table = reinterpret_cast<std::uint64_t*>(codec.Target(spte).bits());
   }
 }
 
@@ -55,16 +56,17 @@ ShadowPages::SptePlace ShadowPages::FindUnlocked(const ShadowPage& root,
 // it gets, so it does not matter whether the table is still the one that was looked for. The log is
 // told afterwards: told before, it might be read between, and the next reading miss later writes.
 std::optional<FaultOutcome> ShadowPages::RegrantUnlocked(SptePlace place, Access access) {
+  const SpteCodec& codec = *place.codec;
   const std::atomic_ref atomic(*place.spte);
   std::uint64_t spte = atomic.load(std::memory_order_acquire);
   for (;;) {
-    if (!codec_.IsLiveLeaf(spte, place.level)) return std::nullopt;
-    if (codec_.Allows(spte, access)) return FaultOutcome::kSpurious;
-    const std::uint64_t regranted = codec_.Regranted(spte, access);
-    if (!codec_.Allows(regranted, access)) return std::nullopt;
+    if (!codec.IsLiveLeaf(spte, place.level)) return std::nullopt;
+    if (codec.Allows(spte, access)) return FaultOutcome::kSpurious;
+    const std::uint64_t regranted = codec.Regranted(spte, access);
+    if (!codec.Allows(regranted, access)) return std::nullopt;
     if (atomic.compare_exchange_strong(spte, regranted)) break;
   }
-  if (access.is_write()) logs_.MarkHost(codec_.Target(spte));
+  if (access.is_write()) logs_.MarkHost(codec.Target(spte));
   counters_.fixed_unlocked.fetch_add(1, std::memory_order_relaxed);
   return FaultOutcome::kFixed;
 }
@@ -74,6 +76,7 @@ std::optional<FaultOutcome> ShadowPages::RegrantUnlocked(SptePlace place, Access
 template <typename Visit>
 void ShadowPages::ForEachLeafBelow(const ShadowPage& page, Gfn first, std::uint64_t last,
                                    Visit visit) const {
+  const SpteCodec& codec = CodecOf(page.role);
   const Level level = page.role.level;
   const std::uint64_t frames = FramesIn(level);
   const std::uint64_t start = page.gfn.number;
@@ -84,8 +87,8 @@ void ShadowPages::ForEachLeafBelow(const ShadowPage& page, Gfn first, std::uint6
   for (std::uint64_t i = from; i <= to; ++i) {
     const std::uint64_t spte = Load(&page.sptes[i]);
     if (!SpteCodec::IsLive(spte)) continue;
-    if (codec_.IsLink(spte, level)) {
-      ForEachLeafBelow(*PageAt(codec_.Target(spte)), first, last, visit);
+    if (codec.IsLink(spte, level)) {
+      ForEachLeafBelow(*PageAt(codec.Target(spte)), first, last, visit);
     } else {
       visit(Gfn{start + i * frames}, level, &page.sptes[i]);
     }
@@ -116,9 +119,9 @@ void ShadowPages::PrepareForLog(LeafSpte& leaf, Gfn gfn, bool writes) const {
 
 // A 4 KiB leaf goes and another comes in its place: a processor may have written by the old one, or
 // is about to by the new one.
-void ShadowPages::NoteWrites(std::uint64_t old, std::uint64_t spte) {
+void ShadowPages::NoteWrites(const SpteCodec& codec, std::uint64_t old, std::uint64_t spte) {
   for (const std::uint64_t leaf : {old, spte}) {
-    if (SpteCodec::IsLive(leaf) && codec_.IsDirty(leaf)) logs_.MarkHost(codec_.Target(leaf));
+    if (SpteCodec::IsLive(leaf) && codec.IsDirty(leaf)) logs_.MarkHost(codec.Target(leaf));
   }
 }
 
@@ -132,10 +135,11 @@ bool ShadowPages::StartDirtyLog(const MemorySlot& slot, DirtyLogMethod method) {
   logs_.Start(slot, method);
   const std::uint64_t last = slot.first.number + slot.page_count - 1;
   ForEachLeaf(slot.first, last, [&](Gfn, Level level, std::uint64_t* spte) {
+    const SpteCodec& codec = CodecAt(spte);
     Update(spte, [&](std::uint64_t leaf) {
-      leaf = codec_.Clean(leaf);
-      if (level != Level::kPt) return codec_.WriteProtected(leaf);
-      return method == DirtyLogMethod::kWriteProtect ? codec_.WriteLogged(leaf) : leaf;
+      leaf = codec.Clean(leaf);
+      if (level != Level::kPt) return codec.WriteProtected(leaf);
+      return method == DirtyLogMethod::kWriteProtect ? codec.WriteLogged(leaf) : leaf;
     });
   });
   flush_needed_ = true;
@@ -152,8 +156,9 @@ void ShadowPages::TakeWords(DirtyLog& log, std::size_t first, std::span<std::uin
   if (log.method() == DirtyLogMethod::kDirtyBits) {
     const std::uint64_t last = std::min(start + words.size() * DirtyLog::kPagesPerWord, end) - 1;
     ForEachLeaf(Gfn{start}, last, [&](Gfn gfn, Level level, std::uint64_t* spte) {
-      if (level != Level::kPt || !codec_.IsDirty(Load(spte))) return;
-      Update(spte, [this](std::uint64_t leaf) { return codec_.Clean(leaf); });
+      const SpteCodec& codec = CodecAt(spte);
+      if (level != Level::kPt || !codec.IsDirty(Load(spte))) return;
+      Update(spte, [&](std::uint64_t leaf) { return codec.Clean(leaf); });
       const std::uint64_t page = gfn.number - start;
       words[page / DirtyLog::kPagesPerWord] |= std::uint64_t{1} << page % DirtyLog::kPagesPerWord;
     });
@@ -167,8 +172,8 @@ void ShadowPages::TakeWords(DirtyLog& log, std::size_t first, std::span<std::uin
     ForEachLeaf(
         Gfn{of_word + lowest}, of_word + highest, [&](Gfn gfn, Level level, std::uint64_t* spte) {
           if (level != Level::kPt || (words[i] >> (gfn.number - of_word) & 1) == 0) return;
-          Update(spte,
-                 [this](std::uint64_t leaf) { return codec_.Clean(codec_.WriteLogged(leaf)); });
+          const SpteCodec& codec = CodecAt(spte);
+          Update(spte, [&](std::uint64_t leaf) { return codec.Clean(codec.WriteLogged(leaf)); });
         });
   }
 }
@@ -210,14 +215,16 @@ bool ShadowPages::StopDirtyLog(std::uint32_t slot_id) {
 // -- large pages come back
 
 // Whether frames from `gfn` could be mapped by one leaf of `level`.
-bool ShadowPages::CouldBeLarge(const MemorySlot& slot, Gfn gfn, Level level) const {
+bool ShadowPages::CouldBeLarge(const SpteCodec& codec, const MemorySlot& slot, Gfn gfn,
+                               Level level) const {
   return slot.Contains(gfn) && LargePageAllowed(gfn, level) &&
-         LargestPage(codec_, slot, GpaOf(gfn), Level::kPdpt) >= level;
+         LargestPage(codec, slot, GpaOf(gfn), Level::kPdpt) >= level;
 }
 
 // Drops the links below `page` to tables that map, piece by piece, what one leaf could.
 void ShadowPages::ZapSmallPages(ShadowPage& page, const MemorySlot& slot, Gfn first,
                                 std::uint64_t last) {
+  const SpteCodec& codec = CodecOf(page.role);
   const Level level = page.role.level;
   const std::uint64_t frames = FramesIn(level);
   const std::uint64_t start = page.gfn.number;
@@ -226,11 +233,11 @@ void ShadowPages::ZapSmallPages(ShadowPage& page, const MemorySlot& slot, Gfn fi
   const std::uint64_t to = (std::min(last, end) - start) / frames;
   for (std::uint64_t i = (std::max(first.number, start) - start) / frames; i <= to; ++i) {
     const std::uint64_t spte = Load(&page.sptes[i]);
-    if (!codec_.IsLink(spte, level)) continue;
-    if (level <= Level::kPdpt && CouldBeLarge(slot, Gfn{start + i * frames}, level)) {
+    if (!codec.IsLink(spte, level)) continue;
+    if (level <= Level::kPdpt && CouldBeLarge(codec, slot, Gfn{start + i * frames}, level)) {
       Set(page, static_cast<unsigned>(i), 0);
     } else {
-      ZapSmallPages(*PageAt(codec_.Target(spte)), slot, first, last);
+      ZapSmallPages(*PageAt(codec.Target(spte)), slot, first, last);
     }
   }
 }
@@ -249,7 +256,7 @@ void ShadowPages::RecoverLargePages(Lock& lock, const MemorySlot& slot) {
   for (ShadowPage* page = oldest_; page != nullptr;) {
     ShadowPage* const newer = page->newer;
     if (page->shared && page->role.direct && page->role.level <= Level::kPd &&
-        CouldBeLarge(slot, page->gfn, Above(page->role.level))) {
+        CouldBeLarge(CodecOf(page->role), slot, page->gfn, Above(page->role.level))) {
       ZapPage(*page);
     }
     page = newer;
@@ -267,8 +274,8 @@ std::uint64_t ShadowPages::TestAndClearYoung(Gfn first, std::uint64_t count) {
   // A frame that several SPTEs map counts once: they come one after the other.
   std::uint64_t counted = ~std::uint64_t{0};
   ForEachLeaf(first, end - 1, [&](Gfn gfn, Level level, std::uint64_t* spte) {
-    if (!codec_.IsYoung(Update(spte, [this](std::uint64_t leaf) { return codec_.Old(leaf); })))
-      return;
+    const SpteCodec& codec = CodecAt(spte);
+    if (!codec.IsYoung(Update(spte, [&](std::uint64_t leaf) { return codec.Old(leaf); }))) return;
     if (gfn.number == counted) return;
     counted = gfn.number;
     const std::uint64_t from = std::max(gfn.number, first.number);

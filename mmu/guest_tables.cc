@@ -3,7 +3,9 @@ module;
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <vector>
 module pagesaw.mmu.guest_tables;
 
 import pagesaw.mmu.legacy_format;
@@ -51,7 +53,19 @@ GuestTables::GuestTables(const GuestMemory& memory, const PagingFeatures& featur
   }
 }
 
+std::uint8_t GuestTables::NumberOf(const PageFormat& format) const {
+  const auto found = std::find_if(nested_formats_.begin(), nested_formats_.end(),
+                                  [&](const auto& known) { return *known == format; });
+  const auto index = static_cast<std::size_t>(found - nested_formats_.begin());
+  if (index == kMaxNestedFormats) return 0;
+  if (found == nested_formats_.end()) {
+    nested_formats_.push_back(std::make_unique<const PageFormat>(format));
+  }
+  return static_cast<std::uint8_t>(index + 1);
+}
+
 const PageFormat& GuestTables::FormatOf(const ShadowRole& role) const {
+  if (role.nested_format != 0) return *nested_formats_[role.nested_format - 1u];
   const auto& formats = formats_[role.no_execute];
   if (role.has_4_byte_entries) return formats[role.large_off ? 1 : 0];
   return formats[role.long_mode ? 3 : 2];
@@ -87,13 +101,13 @@ GuestTables::Table GuestTables::Open(Gfn gfn, const ShadowRole& role) const {
   if (!format.IsPresent(entry) || format.IsMalformed(entry, role.level)) return std::nullopt;
   // Without A no SPTE may stand for it: the next use has to be seen. Tables in read-only memory
   // never get it.
-  if ((entry & layout.accessed) == 0 && !read_only_) return std::nullopt;
+  if ((entry & layout.accessed) == 0 && !read_only_ && format.accessed_dirty) return std::nullopt;
   const bool leaf = format.IsLeaf(entry, role.level);
   if (!leaf) {
     return ShadowedEntry{.gfn = GfnOf(Gpa(entry & layout.address)),
                          .rights = format.RightsOf(entry)};
   }
-  const bool dirty = (entry & layout.dirty) != 0 || read_only_;
+  const bool dirty = (entry & layout.dirty) != 0 || read_only_ || !format.accessed_dirty;
   const Rights shadow_stack(format.IsShadowStackLeaf(entry) ? Rights::kShadowStack : 0);
   const std::uint64_t key = role.long_mode ? entry >> kProtectionKeyShift & 15 : 0;
   return ShadowedEntry{.gfn = LeafGfn(format, role, entry, index),

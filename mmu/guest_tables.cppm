@@ -4,7 +4,9 @@ module;
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <vector>
 export module pagesaw.mmu.guest_tables;
 
 import pagesaw.core.access;
@@ -109,6 +111,12 @@ class GuestTables {
     return Open(gfn, role).Read(index);
   }
 
+  // The number by which roles name tables of a guest's hypervisor that look as `format` says; 0 if
+  // there are too many kinds. Under the MMU lock.
+  std::uint8_t NumberOf(const PageFormat& format) const;
+  // What the tables that pages of `role` shadow look like.
+  const PageFormat& FormatOf(const ShadowRole& role) const;
+
   // The SPTEs of a page of `role` that stand for any of `bytes` bytes from `offset` of the table.
   struct Range {
     unsigned first = 0;
@@ -117,12 +125,15 @@ class GuestTables {
   static Range Covering(const ShadowRole& role, std::uint64_t offset, std::uint64_t bytes);
 
  private:
-  const PageFormat& FormatOf(const ShadowRole& role) const;
+  // More than processors can ask for: a format has few bits that its user chooses.
+  static constexpr std::size_t kMaxNestedFormats = 255;
 
   const GuestMemory& memory_;
   const MemoryAttributes* const attributes_;
   // By NXE: 4-byte entries, the same without PSE, PAE, long mode.
   std::array<std::array<PageFormat, 4>, 2> formats_;
+  // In the order in which they were met: format n has number n + 1.
+  mutable std::vector<std::unique_ptr<const PageFormat>> nested_formats_;
 };
 
 }  // namespace pagesaw

@@ -122,8 +122,10 @@ void FaultCounters::Count(FaultOutcome outcome) {
 }
 
 ShadowPages::ShadowPages(const SpteCodec& codec, TlbFlusher& flusher, std::size_t limit,
-                         const GuestTables* tables, const MemoryAttributes* attributes)
+                         const GuestTables* tables, const MemoryAttributes* attributes,
+                         const SpteCodec* nested_codec)
     : codec_(codec),
+      nested_codec_(nested_codec != nullptr ? *nested_codec : codec),
       flusher_(flusher),
       limit_(std::max(limit, 4 * kRoomForFault)),
       arena_(std::make_unique<Arena>()),
@@ -196,41 +198,43 @@ void ShadowPages::ReleaseRoot(Lock& lock, ShadowPage* root) {
 }
 
 // Keeps the statistics when an SPTE comes (`change` is 1) or goes (-1).
-void ShadowPages::Count(std::uint64_t spte, Level level, std::uint64_t change) {
-  if (codec_.IsMmio(spte)) statistics_.mmio_sptes += change;
-  if (!codec_.IsLiveLeaf(spte, level)) return;
+void ShadowPages::Count(const SpteCodec& codec, std::uint64_t spte, Level level,
+                        std::uint64_t change) {
+  if (codec.IsMmio(spte)) statistics_.mmio_sptes += change;
+  if (!codec.IsLiveLeaf(spte, level)) return;
   if (level == Level::kPt) statistics_.pages_4k += change;
   if (level == Level::kPd) statistics_.pages_2m += change;
   if (level == Level::kPdpt) statistics_.pages_1g += change;
 }
 
 void ShadowPages::Set(ShadowPage& page, unsigned index, std::uint64_t spte, std::uint64_t record) {
+  const SpteCodec& codec = CodecOf(page.role);
   const Level level = page.role.level;
   std::uint64_t* const at = &page.sptes[index];
   const std::uint64_t old = std::atomic_ref(*at).exchange(spte, std::memory_order_acq_rel);
-  Count(old, level, ~std::uint64_t{0});
-  Count(spte, level, 1);
-  if (level == Level::kPt && !logs_.empty()) NoteWrites(old, spte);
-  if (page.shared && codec_.IsLiveLeaf(old, level)) RemoveFromRmap(page, index);
+  Count(codec, old, level, ~std::uint64_t{0});
+  Count(codec, spte, level, 1);
+  if (level == Level::kPt && !logs_.empty()) NoteWrites(codec, old, spte);
+  if (page.shared && codec.IsLiveLeaf(old, level)) RemoveFromRmap(page, index);
   if (page.records != nullptr) page.records->Set(index, record);
-  if (page.shared && codec_.IsLiveLeaf(spte, level)) AddToRmap(page, index);
+  if (page.shared && codec.IsLiveLeaf(spte, level)) AddToRmap(page, index);
   if (spte != 0 && level == Level::kPt) page.filled_at = ++fill_clock_;
   page.filled_count += (spte != 0 ? 1 : 0) - (old != 0 ? 1 : 0);
   if (SpteCodec::IsLive(spte)) ++page.present_count;
   if (!SpteCodec::IsLive(old)) return;
   --page.present_count;
   flush_needed_ = true;
-  if (!codec_.IsLink(old, level)) {
+  if (!codec.IsLink(old, level)) {
     ++statistics_.zaps;
     return;
   }
-  ShadowPage& child = *PageAt(codec_.Target(old));
+  ShadowPage& child = *PageAt(codec.Target(old));
   child.parents.Remove(at);
   if (!child.shared && child.parents.empty()) Zap(child);
 }
 
 void ShadowPages::Link(ShadowPage& page, unsigned index, ShadowPage& child, std::uint64_t record) {
-  Set(page, index, codec_.Link(child.table()), record);
+  Set(page, index, CodecOf(page.role).Link(child.table()), record);
   child.parents.Add(&page.sptes[index]);
 }
 
@@ -257,6 +261,7 @@ void ShadowPages::Zap(ShadowPage& page) {
 
 // Drops what maps frames `first` to `last` below `page`.
 void ShadowPages::ZapRange(ShadowPage& page, Gfn first, std::uint64_t last) {
+  const SpteCodec& codec = CodecOf(page.role);
   const Level level = page.role.level;
   const std::uint64_t frames = LevelBytes(level) / kPageBytes;
   const std::uint64_t start = page.gfn.number;
@@ -269,8 +274,8 @@ void ShadowPages::ZapRange(ShadowPage& page, Gfn first, std::uint64_t last) {
     if (spte == 0) continue;
     const std::uint64_t entry_first = start + i * frames;
     const bool whole = first.number <= entry_first && entry_first + frames - 1 <= last;
-    if (!whole && codec_.IsLink(spte, level)) {
-      ZapRange(*PageAt(codec_.Target(spte)), first, last);
+    if (!whole && codec.IsLink(spte, level)) {
+      ZapRange(*PageAt(codec.Target(spte)), first, last);
     } else {
       Set(page, static_cast<unsigned>(i), 0);
     }

@@ -84,13 +84,19 @@ class ShadowPages {
 
   // At most `limit` pages at a time. The flusher must outlive the pages, and so must `tables`,
   // which may be null if no guest tables are shadowed, and `attributes`, null if there are none.
+  // SPTEs of a guest's guest are of `nested_codec`, which must keep D if `codec` does.
   ShadowPages(const SpteCodec& codec, TlbFlusher& flusher, std::size_t limit,
-              const GuestTables* tables = nullptr, const MemoryAttributes* attributes = nullptr);
+              const GuestTables* tables = nullptr, const MemoryAttributes* attributes = nullptr,
+              const SpteCodec* nested_codec = nullptr);
   ~ShadowPages();
   ShadowPages(const ShadowPages&) = delete;
   ShadowPages& operator=(const ShadowPages&) = delete;
 
+  // Of SPTEs that stand for the guest's own addresses.
   inline const SpteCodec& codec() const { return codec_; }
+  inline const SpteCodec& CodecOf(const ShadowRole& role) const {
+    return role.guest_mode ? nested_codec_ : codec_;
+  }
   FaultCounters& counters() { return counters_; }
 
   // Takes the MMU lock.
@@ -149,6 +155,7 @@ class ShadowPages {
   struct SptePlace {
     std::uint64_t* spte = nullptr;
     Level level = Level::kPt;
+    const SpteCodec* codec = nullptr;
   };
   SptePlace FindUnlocked(const ShadowPage& root, InputAddress address) const;
   // Whether the leaf at `place` allows `access` already (kSpurious), or does once it has the rights
@@ -255,8 +262,10 @@ class ShadowPages {
   void ForEachShadow(Gfn gfn, Visit visit) const;
   void BeginShadowing(ShadowPage& page);
   void EndShadowing(ShadowPage& page);
-  void ZapOtherEntrySize(Gfn gfn, bool has_4_byte_entries);
+  void ZapOtherAccessedDirty(Gfn gfn, const EntryLayout& layout);
   void WriteProtectFrame(Gfn gfn);
+  void WriteProtectLeaf(std::uint64_t* spte);
+  void WriteProtectBelow(ShadowPage& root, Gfn gfn);
   void Resync(ShadowPage& page);
   void ResyncRange(ShadowPage& page, unsigned first, unsigned count);
   bool LeadsTo(const ShadowPage& top, ShadowPage& page);
@@ -266,7 +275,8 @@ class ShadowPages {
   void AddToRmap(ShadowPage& page, unsigned index);
   void RemoveFromRmap(ShadowPage& page, unsigned index);
   static Gfn FrameOf(const ShadowPage& page, unsigned index);
-  std::optional<const char*> AuditRights(std::uint64_t spte, Gfn gfn, Level level) const;
+  std::optional<const char*> AuditRights(const SpteCodec& codec, std::uint64_t spte, Gfn gfn,
+                                         Level level) const;
   std::optional<std::string> AuditPage(const ShadowPage& page) const;
   std::optional<std::string> AuditCounts() const;
   bool IsWatched(Gfn first, Level level) const;
@@ -275,15 +285,19 @@ class ShadowPages {
   void ForEachLeafBelow(const ShadowPage& page, Gfn first, std::uint64_t last, Visit visit) const;
   template <typename Visit>
   void ForEachLeaf(Gfn first, std::uint64_t last, Visit visit) const;
-  void NoteWrites(std::uint64_t old, std::uint64_t spte);
+  void NoteWrites(const SpteCodec& codec, std::uint64_t old, std::uint64_t spte);
   void TakeWords(DirtyLog& log, std::size_t first, std::span<std::uint64_t> words);
-  bool CouldBeLarge(const MemorySlot& slot, Gfn gfn, Level level) const;
+  bool CouldBeLarge(const SpteCodec& codec, const MemorySlot& slot, Gfn gfn, Level level) const;
   void ZapSmallPages(ShadowPage& page, const MemorySlot& slot, Gfn first, std::uint64_t last);
   void RecoverLargePages(Lock& lock, const MemorySlot& slot);
   bool NewGeneration();
-  void Count(std::uint64_t spte, Level level, std::uint64_t change);
+  void Count(const SpteCodec& codec, std::uint64_t spte, Level level, std::uint64_t change);
+  inline const SpteCodec& CodecAt(const std::uint64_t* spte) const {
+    return CodecOf(PageAt(Hpa(reinterpret_cast<std::uintptr_t>(spte)))->role);
+  }
 
   const SpteCodec codec_;
+  const SpteCodec nested_codec_;
   TlbFlusher& flusher_;
   const std::size_t limit_;
   FaultCounters counters_;

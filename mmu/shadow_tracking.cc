@@ -14,6 +14,7 @@ module;
 module pagesaw.mmu.shadow_pages;
 
 import pagesaw.mmu.attribute_limit;
+import pagesaw.mmu.second_stage_rights;
 
 namespace pagesaw {
 namespace {
@@ -56,6 +57,7 @@ ShadowPage*& ShadowPages::Bucket(Gfn gfn) {
 // remove pages.
 template <typename Visit>
 void ShadowPages::ForEachShadow(Gfn gfn, Visit visit) const {
+  if (shadowing_count_.load(std::memory_order_relaxed) == 0) return;
   for (ShadowPage* page = const_cast<ShadowPages*>(this)->Bucket(gfn); page != nullptr;
        page = page->next_in_bucket) {
     if (page->gfn == gfn && page->shadows()) visit(*page);
@@ -89,7 +91,7 @@ ShadowPage* ShadowPages::MakePrivateRoot(const ShadowRole& role) {
 }
 
 void ShadowPages::BeginShadowing(ShadowPage& page) {
-  if (page.shadows()) ZapOtherEntrySize(page.gfn, page.role.has_4_byte_entries);
+  if (page.shadows()) ZapOtherAccessedDirty(page.gfn, tables_->FormatOf(page.role).layout);
   page.next_in_bucket = Bucket(page.gfn);
   Bucket(page.gfn) = &page;
   if (!page.shadows()) return;
@@ -102,11 +104,14 @@ void ShadowPages::BeginShadowing(ShadowPage& page) {
 }
 
 // A walk that sets A or D in one entry tells nobody. It may not change what another one says, as it
-// would where 4-byte entries overlap 8-byte ones.
-void ShadowPages::ZapOtherEntrySize(Gfn gfn, bool has_4_byte_entries) {
+// would where 4-byte entries overlap 8-byte ones, or the bits mean something else.
+void ShadowPages::ZapOtherAccessedDirty(Gfn gfn, const EntryLayout& layout) {
   std::vector<ShadowPage*> others;
   ForEachShadow(gfn, [&](ShadowPage& page) {
-    if (page.role.has_4_byte_entries != has_4_byte_entries) others.push_back(&page);
+    const EntryLayout& other = tables_->FormatOf(page.role).layout;
+    const bool same = other.entry_bytes == layout.entry_bytes &&
+                      other.accessed == layout.accessed && other.dirty == layout.dirty;
+    if (!same) others.push_back(&page);
   });
   for (ShadowPage* other : others) ZapPage(*other);
 }
@@ -158,21 +163,46 @@ void ShadowPages::RemoveFromRmap(ShadowPage& page, unsigned index) {
   rmap_.Find(FrameOf(page, index), page.role.level)->Remove(&page.sptes[index]);
 }
 
+void ShadowPages::WriteProtectLeaf(std::uint64_t* spte) {
+  const SpteCodec& codec = CodecAt(spte);
+  // A processor may be setting A or D at the same time.
+  const std::atomic_ref atomic(*spte);
+  std::uint64_t old = atomic.load(std::memory_order_relaxed);
+  while (!atomic.compare_exchange_weak(old, codec.WriteProtected(old))) {
+  }
+  if (codec.IsWritable(old) || codec.IsShadowStack(old)) flush_needed_ = true;
+}
+
+// The same in a tree that is not shared, whose leaves are found by address.
+void ShadowPages::WriteProtectBelow(ShadowPage& root, Gfn gfn) {
+  for (ShadowPage* page = &root;;) {
+    const SpteCodec& codec = CodecOf(page->role);
+    const Level level = page->role.level;
+    // Beyond the reach of the tree nothing is mapped.
+    if (gfn.number / FramesIn(level) / kSptesPerPage !=
+        page->gfn.number / FramesIn(level) / kSptesPerPage)
+      return;
+    const auto index = static_cast<unsigned>(gfn.number / FramesIn(level) % kSptesPerPage);
+    std::uint64_t* const spte = &page->sptes[index];
+    if (codec.IsLink(Load(spte), level)) {
+      page = PageAt(codec.Target(Load(spte)));
+      continue;
+    }
+    if (!codec.IsLiveLeaf(Load(spte), level)) return;
+    if (level == Level::kPt) return WriteProtectLeaf(spte);
+    return Drop(spte);
+  }
+}
+
 // Takes the right to write `gfn` from every SPTE, so that writes fault.
 void ShadowPages::WriteProtectFrame(Gfn gfn) {
+  for (ShadowPage* root : roots_) WriteProtectBelow(*root, gfn);
   for (Level level : {Level::kPd, Level::kPdpt}) {
     SpteList* large = rmap_.Find(gfn, level);
     while (large != nullptr && !large->empty()) Drop(large->Some());
   }
   if (const SpteList* list = rmap_.Find(gfn, Level::kPt)) {
-    list->ForEach([this](std::uint64_t* spte) {
-      // A processor may be setting A or D at the same time.
-      const std::atomic_ref atomic(*spte);
-      std::uint64_t old = atomic.load(std::memory_order_relaxed);
-      while (!atomic.compare_exchange_weak(old, codec_.WriteProtected(old))) {
-      }
-      if (codec_.IsWritable(old) || codec_.IsShadowStack(old)) flush_needed_ = true;
-    });
+    list->ForEach([this](std::uint64_t* spte) { WriteProtectLeaf(spte); });
   }
   // An SPTE that is gone already, or protected, may still be in some TLB.
   if (flush_done_ != flush_count_) flush_needed_ = true;
@@ -290,11 +320,11 @@ void ShadowPages::TableWritten(Gfn gfn, std::uint64_t offset, std::uint64_t byte
 
 // What a leaf that maps the frames from `gfn` must not say of writes. Holds while no fault is being
 // handled without the lock.
-std::optional<const char*> ShadowPages::AuditRights(std::uint64_t spte, Gfn gfn,
-                                                    Level level) const {
+std::optional<const char*> ShadowPages::AuditRights(const SpteCodec& codec, std::uint64_t spte,
+                                                    Gfn gfn, Level level) const {
   const bool may_write = (spte & kSpteMmuWritable) != 0;
-  if (codec_.IsWritable(spte) && !may_write) return "is writable against the MMU's will";
-  const bool shadow_stack = codec_.IsShadowStack(spte);
+  if (codec.IsWritable(spte) && !may_write) return "is writable against the MMU's will";
+  const bool shadow_stack = codec.IsShadowStack(spte);
   if ((may_write || shadow_stack) && (spte & kSpteHostWritable) == 0) {
     return "is to write what is read-only";
   }
@@ -305,7 +335,7 @@ std::optional<const char*> ShadowPages::AuditRights(std::uint64_t spte, Gfn gfn,
   const DirtyLog* log = logs_.FindFrame(gfn);
   if (log == nullptr || log->method() != DirtyLogMethod::kWriteProtect) return std::nullopt;
   const bool marked = log->IsMarked(gfn.number - log->slot().first.number);
-  if ((codec_.IsWritable(spte) || shadow_stack) && !marked) {
+  if ((codec.IsWritable(spte) || shadow_stack) && !marked) {
     return "is writable though the log says it is clean";
   }
   return std::nullopt;
@@ -315,7 +345,8 @@ std::optional<const char*> ShadowPages::AuditRights(std::uint64_t spte, Gfn gfn,
 // or than the attributes of what it maps. Null if nothing is.
 const char* ShadowPages::AuditLimits(const ShadowPage& page, unsigned index,
                                      std::uint64_t spte) const {
-  const Rights grants = codec_.GrantsOf(spte);
+  const SpteCodec& codec = CodecOf(page.role);
+  const Rights grants = codec.GrantsOf(spte);
   // A large leaf may outlast the equality of its frames when some are widened.
   Rights limit = MemoryAttribute::kEverything;
   if (attributes_ != nullptr) {
@@ -324,19 +355,21 @@ const char* ShadowPages::AuditLimits(const ShadowPage& page, unsigned index,
   if (!limit.write() && (spte & kSpteMmuWritable) != 0) {
     return "may be made writable against its attribute";
   }
-  if (!codec_.format().second_stage) {
+  if (!codec.format().second_stage) {
     Rights guest = page.role.access;
     if (page.shadows()) guest = guest & page.records->At(index).rights;
-    const bool user = codec_.format().RightsOf(spte).user();
+    const bool user = codec.format().RightsOf(spte).user();
     if (user && !guest.user()) return "is a user's, though the guest's page is not";
     // Without CR0.WP a supervisor writes what the guest protects.
     const bool flipped = !user && !page.role.write_protect;
     if (grants.write() && !guest.write() && !flipped) return "is writable against the guest";
     if (grants.exec_supervisor() && !guest.exec_user()) return "is executable against the guest";
     limit = OfPage(limit, guest.user() || !guest.exec_supervisor());
+  } else if (page.role.guest_mode && page.shadows()) {
+    const Rights guest = page.role.access & page.records->At(index).rights;
+    limit = limit & GrantedBySecondStage(tables_->FormatOf(page.role), guest);
   }
-  if (codec_.IsShadowStack(spte) && !limit.write())
-    return "is a shadow stack against its attribute";
+  if (codec.IsShadowStack(spte) && !limit.write()) return "is a shadow stack against its attribute";
   return limit.Covers(grants) ? nullptr : "grants more than its attribute";
 }
 
@@ -344,6 +377,7 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
   const auto complain = [&page](const char* what, unsigned index) {
     return "page " + std::to_string(page.id) + ", SPTE " + std::to_string(index) + ": " + what;
   };
+  const SpteCodec& codec = CodecOf(page.role);
   unsigned live = 0;
   unsigned filled = 0;
   for (unsigned i = 0; i < kSptesPerPage; ++i) {
@@ -356,8 +390,8 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
       list.ForEach([&](const std::uint64_t* other) { found += other == &page.sptes[i] ? 1 : 0; });
       return found == 1;
     };
-    if (codec_.IsLink(spte, page.role.level)) {
-      const ShadowPage& child = *PageAt(codec_.Target(spte));
+    if (codec.IsLink(spte, page.role.level)) {
+      const ShadowPage& child = *PageAt(codec.Target(spte));
       if (child.role.invalid) return complain("links a zapped page", i);
       if (Number(child.role.level) + 1 != Number(page.role.level)) {
         return complain("links another level", i);
@@ -371,14 +405,16 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
     }
     if (const char* wrong = AuditLimits(page, i, spte)) return complain(wrong, i);
     const Gfn frame = FrameOf(page, i);
-    if (auto complaint = AuditRights(spte, frame, page.role.level)) return complain(*complaint, i);
-    if (!page.shared) continue;
-    const SpteList* mappers = rmap_.Find(frame, page.role.level);
-    if (mappers == nullptr || !contains(*mappers)) return complain("is not in the rmap", i);
-    if (page.role.level != Level::kPt && IsWatched(frame, page.role.level)) {
+    if (auto complaint = AuditRights(codec, spte, frame, page.role.level))
+      return complain(*complaint, i);
+    const SpteList* mappers = page.shared ? rmap_.Find(frame, page.role.level) : nullptr;
+    if (page.shared && (mappers == nullptr || !contains(*mappers))) {
+      return complain("is not in the rmap", i);
+    }
+    if (page.shared && page.role.level != Level::kPt && IsWatched(frame, page.role.level)) {
       return complain("maps a table large", i);
     }
-    if ((spte & kSpteMmuWritable) != 0 || codec_.IsShadowStack(spte)) {
+    if ((spte & kSpteMmuWritable) != 0 || codec.IsShadowStack(spte)) {
       bool watched = false;
       ForEachShadow(frame,
                     [&](const ShadowPage& shadow) { watched = watched || !shadow.frame_writable; });
@@ -401,8 +437,9 @@ std::optional<std::string> ShadowPages::AuditCounts() const {
   for (const ShadowPage* page = oldest_; page != nullptr; page = page->newer) {
     for (unsigned i = 0; i < kSptesPerPage; ++i) {
       const std::uint64_t spte = Load(&page->sptes[i]);
-      if (codec_.IsLink(spte, page->role.level)) ++links[PageAt(codec_.Target(spte))];
-      if (page->shared && codec_.IsLiveLeaf(spte, page->role.level)) ++leaves;
+      const SpteCodec& codec = CodecOf(page->role);
+      if (codec.IsLink(spte, page->role.level)) ++links[PageAt(codec.Target(spte))];
+      if (page->shared && codec.IsLiveLeaf(spte, page->role.level)) ++leaves;
     }
   }
   for (const ShadowPage* page = oldest_; page != nullptr; page = page->newer) {

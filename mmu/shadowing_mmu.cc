@@ -11,6 +11,7 @@ module pagesaw.mmu.shadowing_mmu;
 import pagesaw.mmu.attribute_limit;
 import pagesaw.mmu.legacy_format;
 import pagesaw.mmu.page_size;
+import pagesaw.mmu.second_stage_rights;
 import pagesaw.mmu.spte;
 import pagesaw.mmu.walk;
 
@@ -22,13 +23,6 @@ constexpr unsigned kSptePhysicalBits = 51;
 constexpr unsigned kTries = 4;
 
 enum FormatBit : unsigned { kWp = 1, kSmep = 2, kSmap = 4, kPke = 8, kPks = 16, kCet = 32 };
-
-// The CR4 bits by which a processor in `state` judges translations.
-std::uint64_t JudgingBits(const PagingState& state) {
-  if (!state.paging()) return 0;
-  const std::uint64_t keys = state.long_mode() ? kCr4Pke | kCr4Pks : 0;
-  return state.cr4 & (kCr4Smep | kCr4Smap | kCr4Cet | keys);
-}
 
 unsigned FormatIndex(const PagingState& state) {
   const std::uint64_t judging = JudgingBits(state);
@@ -53,29 +47,13 @@ PageFormat MakeFormat(unsigned bits) {
        .shadow_stacks = (bits & kCet) != 0});
 }
 
-// The role of the root, which those below are derived from.
-ShadowRole RoleFor(const PagingState& state) {
-  const PagingMode mode = state.mode();
-  if (mode == PagingMode::kNone) return {.level = Level::kPdpt, .direct = true};
-  ShadowRole role = {.level = Level::kPdpt};
-  if (mode == PagingMode::k4Level) role.level = Level::kPml4;
-  if (mode == PagingMode::k5Level) role.level = Level::kPml5;
-  role.long_mode = state.long_mode();
-  role.has_4_byte_entries = mode == PagingMode::k32Bit;
-  role.large_off = role.has_4_byte_entries && (state.cr4 & kCr4Pse) == 0;
-  role.no_execute = !role.has_4_byte_entries && state.no_execute();
-  role.write_protect = state.write_protect();
-  if (!role.write_protect) {
-    // Pages of user mode that a supervisor has written would no longer be judged as such.
-    role.smep = (state.cr4 & kCr4Smep) != 0;
-    role.smap_without_wp = (JudgingBits(state) & ~(kCr4Smep | kCr4Cet)) != 0;
-  }
-  return role;
-}
-
 // A page of a tree of our own under a guest's large page, or without guest tables.
-ShadowRole DirectRole(Level level, Rights access, std::uint8_t protection_key) {
-  return {.level = level, .direct = true, .access = access, .protection_key = protection_key};
+ShadowRole DirectRole(Level level, Rights access, bool nested, std::uint8_t protection_key) {
+  return {.level = level,
+          .direct = true,
+          .access = access,
+          .guest_mode = nested,
+          .protection_key = protection_key};
 }
 
 bool IsGlue(const ShadowPage& page) { return !page.shared; }
@@ -89,15 +67,36 @@ std::unique_ptr<ShadowingMmu> ShadowingMmu::Make(ShadowPages& pages, const Guest
   const ShadowPages::Lock lock = pages.Acquire();
   ShadowPage* empty = pages.MakePrivateRoot({.level = Level::kPml5});
   if (empty == nullptr) return nullptr;
-  return std::unique_ptr<ShadowingMmu>(new ShadowingMmu(pages, memory, tables, walker, empty));
+  std::unique_ptr<ShadowingMmu> mmu(
+      new ShadowingMmu(pages, memory, tables, walker, nullptr, empty));
+  for (unsigned bits = 0; bits < kFormatCount; ++bits) mmu->formats_.push_back(MakeFormat(bits));
+  mmu->format_index_ = FormatIndex(mmu->state_);
+  return mmu;
+}
+
+std::unique_ptr<ShadowingMmu> ShadowingMmu::MakeNested(ShadowPages& pages,
+                                                       const GuestMemory& memory,
+                                                       const GuestTables& tables,
+                                                       TdpWalker& walker) {
+  const ShadowPages::Lock lock = pages.Acquire();
+  const ShadowRole role = {.level = Level::kPml5, .guest_mode = true};
+  ShadowPage* empty = pages.MakePrivateRoot(role);
+  if (empty == nullptr) return nullptr;
+  std::unique_ptr<ShadowingMmu> mmu(
+      new ShadowingMmu(pages, memory, tables, walker, &walker, empty));
+  mmu->formats_.push_back(pages.CodecOf(role).format());
+  mmu->nested_.emplace();
+  return mmu;
 }
 
 ShadowingMmu::ShadowingMmu(ShadowPages& pages, const GuestMemory& memory, const GuestTables& tables,
-                           PageWalker& walker, ShadowPage* empty_root)
-    : pages_(pages), memory_(memory), tables_(tables), walker_(walker), empty_root_(empty_root) {
-  for (unsigned bits = 0; bits < kFormatCount; ++bits) formats_.push_back(MakeFormat(bits));
-  format_index_ = FormatIndex(state_);
-}
+                           PageWalker& walker, const TdpWalker* tdp_walker, ShadowPage* empty_root)
+    : pages_(pages),
+      memory_(memory),
+      tables_(tables),
+      walker_(walker),
+      tdp_walker_(tdp_walker),
+      empty_root_(empty_root) {}
 
 ShadowingMmu::~ShadowingMmu() {
   ShadowPages::Lock lock = pages_.Acquire();
@@ -106,27 +105,15 @@ ShadowingMmu::~ShadowingMmu() {
   pages_.ReleaseRoot(lock, empty_root_);
 }
 
-ShadowRole ShadowingMmu::root_role() const { return RoleFor(state_); }
+ShadowRole ShadowingMmu::root_role() const {
+  const ShadowPages::Lock lock = pages_.Acquire();
+  return KeyNow().role;
+}
 
 // -- roots
 
-ShadowingMmu::RootKey ShadowingMmu::KeyNow() const {
-  RootKey key = {.mode = state_.mode(), .role = RoleFor(state_)};
-  switch (key.mode) {
-    case PagingMode::kNone:
-      break;
-    case PagingMode::k32Bit:
-      key.bases[0] = state_.cr3 & 0xffff'f000;
-      break;
-    case PagingMode::kPae:
-      key.bases = state_.pdptes;
-      break;
-    case PagingMode::k4Level:
-    case PagingMode::k5Level:
-      key.bases[0] = state_.cr3 & kLegacy64Layout.address;
-      break;
-  }
-  return key;
+RootKey ShadowingMmu::KeyNow() const {
+  return nested_ ? RootKeyFor(*nested_, nested_format_, memory_) : RootKeyFor(state_);
 }
 
 // Whether the root table is in memory. What PDPTEs name is looked at when it is used.
@@ -142,7 +129,8 @@ void ShadowingMmu::Release(ShadowPages::Lock& lock, CachedRoot& root) {
 
 ShadowPage* ShadowingMmu::MakeRoot(ShadowPages::Lock& lock, const RootKey& key) {
   if (!HasTable(key) || !pages_.EnsureRoom(lock)) return empty_root_;
-  const bool glue = key.mode == PagingMode::k32Bit || key.mode == PagingMode::kPae;
+  if (key.role.guest_mode && key.role.nested_format == 0) return empty_root_;
+  const bool glue = key.is_glue();
   ShadowPage* page = glue ? pages_.MakePrivateRoot(key.role)
                           : pages_.FindOrMake(GfnOf(Gpa(key.bases[0])), key.role);
   if (page == nullptr) return empty_root_;
@@ -159,7 +147,7 @@ void ShadowingMmu::SwitchRoot(ShadowPages::Lock& lock, const RootKey& key) {
       (pages_.IsObsolete(*current_.page) || current_.page == empty_root_)) {
     Release(lock, current_);
   }
-  const std::uint16_t pcid = state_.pcid();
+  const std::uint16_t pcid = nested_ ? nested_->tag : state_.pcid();
   if (current_.page != nullptr && current_.key == key && current_.pcid == pcid) return;
   if (current_.trusted_until == kAlways) current_.trusted_until = pages_.fill_clock();
   const auto found = std::find_if(previous_.begin(), previous_.end(), [&](const CachedRoot& root) {
@@ -184,9 +172,11 @@ ShadowRoot ShadowingMmu::Root() {
   root_stale_ = false;
   root_epoch_ = pages_.root_epoch();
   SwitchRoot(lock, KeyNow());
-  current_.root_register = state_.cr3;
+  current_.root_register = nested_ ? nested_->root_register : state_.cr3;
+  current_.table = nested_ ? nested_->root : Gpa();
   const std::uint64_t since = std::exchange(current_.trusted_until, kAlways);
   if (since != kAlways) pages_.Sync(lock, *current_.page, since);
+  last_used_ = pages_.fill_clock();
   pages_.Commit(lock);
   return {.table = current_.page->table(), .level = current_.page->role.level};
 }
@@ -197,6 +187,33 @@ void ShadowingMmu::PagingChanged(const PagingState& state, const Invalidation& i
   format_index_ = FormatIndex(state);
   root_stale_ = true;
   Distrust(invalidation);
+}
+
+// What others have made under the root since this vCPU was last seen to use it, it may not have
+// been able to cache: who runs when is known no better.
+void ShadowingMmu::NestedPagingChanged(const NestedPaging& nested) {
+  const ShadowPages::Lock lock = pages_.Acquire();
+  if (nested_format_ == 0 || nested.format != nested_->format) {
+    nested_format_ = tables_.NumberOf(nested.format);
+  }
+  nested_ = nested;
+  if (current_.trusted_until == kAlways) current_.trusted_until = last_used_;
+  root_stale_ = true;
+}
+
+void ShadowingMmu::InvalidateNested(const NestedInvalidation& invalidation) {
+  using Scope = NestedInvalidation::Scope;
+  const ShadowPages::Lock lock = pages_.Acquire();
+  const auto distrust = [&](CachedRoot& root) {
+    if ((invalidation.scope == Scope::kRoot && root.table != invalidation.root) ||
+        (invalidation.scope == Scope::kTag && root.pcid != invalidation.tag)) {
+      return;
+    }
+    root.trusted_until = 0;
+  };
+  distrust(current_);
+  for (CachedRoot& root : previous_) distrust(root);
+  root_stale_ = true;
 }
 
 void ShadowingMmu::Invalidate(const Invalidation& invalidation) {
@@ -226,7 +243,7 @@ void ShadowingMmu::Distrust(const Invalidation& invalidation) {
 // Under all roots: a global translation is of every PCID, and the other trees are soon searched.
 // Only pages that are unsync can have SPTEs that their entries do not back.
 void ShadowingMmu::InvalidateAddress(Gva linear) {
-  const SpteCodec& codec = pages_.codec();
+  const SpteCodec& codec = CodecHere();
   const auto invalidate = [&](ShadowPage* page) {
     while (page != nullptr) {
       const unsigned index = IndexAt(linear, page->role.level);
@@ -261,7 +278,10 @@ FaultResolution ShadowingMmu::HandleFault(const MmuFault& fault) {
   }
   const WalkResult walk = walker_.Walk(fault.address, fault.access);
   resolution.violation = walker_.attribute_violation();
-  if (!walk && walk.fault().kind == WalkFault::Kind::kSecondStage) {
+  if (tdp_walker_ != nullptr && tdp_walker_->log_full()) {
+    resolution = {
+        .outcome = FaultOutcome::kGuestFault, .guest_fault = walk.fault(), .log_full = true};
+  } else if (!walk && walk.fault().kind == WalkFault::Kind::kSecondStage) {
     // Not the guest's fault: its tables are not to be read, or not to be written.
     resolution.outcome = FaultOutcome::kAttributeViolation;
     resolution.gpa = GpaOf(walk.fault().stage_address);
@@ -271,6 +291,7 @@ FaultResolution ShadowingMmu::HandleFault(const MmuFault& fault) {
     ShadowPages::Lock lock = pages_.Acquire();
     for (unsigned tries = 0; tries < kTries; ++tries) {
       resolution.outcome = Map(lock, fault.address, fault.access, resolution);
+      last_used_ = pages_.fill_clock();
       const bool again = resolution.outcome == FaultOutcome::kRetry && pages_.NeedsCommit();
       pages_.Commit(lock);
       if (!again) break;
@@ -285,7 +306,9 @@ FaultResolution ShadowingMmu::HandleFault(const MmuFault& fault) {
 FaultOutcome ShadowingMmu::Map(ShadowPages::Lock& lock, InputAddress address, Access access,
                                FaultResolution& resolution) {
   if (!pages_.EnsureRoom(lock)) return FaultOutcome::kRetry;
-  if (roots_obsolete() || current_.page == empty_root_) {
+  // PDPTEs in memory, which nobody watches, may have changed.
+  const bool other_pdptes = nested_ && nested_->root_has_pdptes && current_.key != KeyNow();
+  if (roots_obsolete() || current_.page == empty_root_ || other_pdptes) {
     root_stale_ = true;
     return FaultOutcome::kRetry;
   }
@@ -294,13 +317,16 @@ FaultOutcome ShadowingMmu::Map(ShadowPages::Lock& lock, InputAddress address, Ac
   // A table that is shadowed from now on may have been written through some TLB until now.
   if (pages_.NeedsCommit()) return FaultOutcome::kRetry;
   const bool paging = current_.key.mode != PagingMode::kNone;
-  if (paging && walker_.format().PermissionFault(path.rights, access)) return FaultOutcome::kRetry;
+  const Access as_walked = nested_ ? JudgedBySecondStage(walker_.format(), access) : access;
+  if (paging && walker_.format().PermissionFault(path.rights, as_walked)) {
+    return FaultOutcome::kRetry;
+  }
   if (access.is_write() && !path.leaf.dirty) return FaultOutcome::kRetry;
 
   const Gpa gpa(GpaOf(path.leaf.gfn).bits() + OffsetIn(address, path.leaf_level));
   resolution.gpa = gpa;
   const MemoryAttribute attribute = pages_.AttributeOf(GfnOf(gpa));
-  const Access judged = JudgedByPage(access, path.rights.user());
+  const Access judged = nested_ ? access : JudgedByPage(access, path.rights.user());
   if (attribute.Refuses(judged)) {
     const bool logs = attribute.policy == ViolationPolicy::kLog;
     // A table on the way may have something to be noted; what is refused comes first.
@@ -319,6 +345,9 @@ FaultOutcome ShadowingMmu::Map(ShadowPages::Lock& lock, InputAddress address, Ac
     return FaultOutcome::kMmio;
   }
   const FaultOutcome outcome = MapMemory(path, address, access, *slot, gpa, attribute);
+  if (outcome == FaultOutcome::kAttributeViolation) {
+    resolution.violation = {.gpa = gpa, .access = access, .attribute = attribute};
+  }
   if (outcome == FaultOutcome::kWriteProtected) {
     resolution.host = Hpa(reinterpret_cast<std::uintptr_t>(slot->HostOf(gpa)));
   }
@@ -332,7 +361,10 @@ std::optional<ShadowedEntry> ShadowingMmu::ReadEntry(const ShadowPage& page, uns
   if (index >= current_.key.bases.size()) return std::nullopt;
   const bool pae = current_.key.mode == PagingMode::kPae;
   const std::uint64_t base = current_.key.bases[pae ? index : 0];
-  if (pae && (base & 1) == 0) return std::nullopt;
+  if (pae) {
+    const PageFormat& format = tables_.FormatOf(page.role);
+    if (!format.IsPresent(base) || format.IsMalformed(base, Level::kPdpt)) return std::nullopt;
+  }
   return ShadowedEntry{.gfn = GfnOf(Gpa(base & kLegacy64Layout.address)), .rights = Rights::All()};
 }
 
@@ -388,8 +420,8 @@ bool ShadowingMmu::FindPath(InputAddress address, Path& path) {
 
 void ShadowingMmu::LinkIfNeeded(const PathStep& step, ShadowPage& child) {
   const std::uint64_t spte = ShadowPages::Load(&step.page->sptes[step.index]);
-  if (pages_.codec().IsLink(spte, step.page->role.level) &&
-      pages_.codec().Target(spte) == child.table()) {
+  if (CodecHere().IsLink(spte, step.page->role.level) &&
+      CodecHere().Target(spte) == child.table()) {
     return;
   }
   // No processor can have known of this way: nothing stale may be found on it.
@@ -410,7 +442,8 @@ bool ShadowingMmu::LinkPath(Path& path, InputAddress address, Level level, Right
     const std::uint64_t first = GpaOf(path.leaf.gfn).bits() +
                                 (OffsetIn(address, path.leaf_level) & ~(LevelBytes(above) - 1));
     ShadowPage* child = pages_.FindOrMake(
-        GfnOf(Gpa(first)), DirectRole(Below(above), rights, path.leaf.protection_key));
+        GfnOf(Gpa(first)),
+        DirectRole(Below(above), rights, nested_.has_value(), path.leaf.protection_key));
     if (child == nullptr) return false;
     LinkIfNeeded(step, *child);
     path.steps[path.count++] = {.page = child, .index = IndexAt(address, child->role.level)};
@@ -433,13 +466,15 @@ void ShadowingMmu::FlipForSupervisorWrite(Rights& rights) const {
 FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access access,
                                      const MemorySlot& slot, Gpa gpa,
                                      const MemoryAttribute& attribute) {
-  const SpteCodec& codec = pages_.codec();
+  const SpteCodec& codec = CodecHere();
   Level level = LargestPage(codec, slot, gpa, path.leaf_level);
   while (!pages_.LargePageAllowed(GfnOf(AlignDown(gpa, level)), level)) level = Below(level);
 
   Rights rights = path.rights;
   // Where the flip must not be, each write is made for the guest.
-  if (access.is_write() && !access.is_shadow_stack() && !rights.write()) {
+  if (nested_) {
+    rights = GrantedBySecondStage(walker_.format(), rights) | Rights(Rights::kUser);
+  } else if (access.is_write() && !access.is_shadow_stack() && !rights.write()) {
     FlipForSupervisorWrite(rights);
   }
   if (!path.leaf.dirty) rights = rights.Without(Rights::kWrite);
@@ -448,10 +483,11 @@ FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access ac
   const PathStep& last = path.steps[path.count - 1];
   const std::uint64_t old = ShadowPages::Load(&last.page->sptes[last.index]);
   const bool user_page = path.rights.user();
-  Rights limit = LeafLimit(codec, attribute, JudgedByPage(access, user_page),
-                           codec.IsLiveLeaf(old, level) ? old : 0);
+  const Access judged = nested_ ? access : JudgedByPage(access, user_page);
+  Rights limit = LeafLimit(codec, attribute, judged, codec.IsLiveLeaf(old, level) ? old : 0);
   if (limit.write()) limit = limit | Rights(Rights::kShadowStack);
-  rights = OfPage(rights & limit, user_page);
+  rights = rights & limit;
+  if (!nested_) rights = OfPage(rights, user_page);
   const bool may_write = (rights.write() || rights.shadow_stack()) &&
                          pages_.MayBeWritten(GfnOf(gpa), access.is_write() && level == Level::kPt);
   const auto host = reinterpret_cast<std::uintptr_t>(slot.HostOf(AlignDown(gpa, level)));
@@ -463,6 +499,11 @@ FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access ac
                    .protection_key = path.leaf.protection_key};
   pages_.PrepareForLog(leaf, GfnOf(gpa), access.is_write() || access.is_shadow_stack());
   const std::uint64_t spte = codec.Leaf(leaf);
+  // Attributes were set with the SPTEs of the guest itself in mind. Those of a guest's guest may
+  // not be able to say what is left: then it cannot be done.
+  if (nested_ && access.is_fetch() && !attribute.unrestricted() && !codec.Allows(spte, access)) {
+    return FaultOutcome::kAttributeViolation;
+  }
   const bool new_spte = old != spte;
   if (new_spte) pages_.Set(*last.page, last.index, spte, last.record);
   const bool granted = access.is_shadow_stack() ? codec.IsShadowStack(spte)
@@ -472,12 +513,14 @@ FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access ac
 }
 
 FaultOutcome ShadowingMmu::MarkMmio(Path& path, InputAddress address, Gpa gpa) {
-  const std::uint64_t marker = pages_.codec().Mmio({.gfn = GfnOf(gpa),
-                                                    .write = path.rights.write(),
-                                                    .user = path.rights.user(),
-                                                    .generation = pages_.generation()});
+  const std::uint64_t marker = CodecHere().Mmio({.gfn = GfnOf(gpa),
+                                                 .write = path.rights.write(),
+                                                 .user = path.rights.user(),
+                                                 .generation = pages_.generation()});
   // Pages of our own on the way may map memory as well: they grant what they would for memory.
-  const Rights rights = path.leaf.dirty ? path.rights : path.rights.Without(Rights::kWrite);
+  Rights rights = path.rights;
+  if (nested_) rights = GrantedBySecondStage(walker_.format(), rights) | Rights(Rights::kUser);
+  if (!path.leaf.dirty) rights = rights.Without(Rights::kWrite);
   // Without room for the marker the next access comes here again.
   if (marker != 0 && LinkPath(path, address, Level::kPt, rights)) {
     const PathStep& last = path.steps[path.count - 1];

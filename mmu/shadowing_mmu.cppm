@@ -1,5 +1,7 @@
-// `root_mmu` where the processor has one stage (TDP off): the tables map linear addresses to host
-// memory, and shadow the tables that the guest's CR3 names. docs/mmu.md tells how they stay true.
+// The shadow MMU whose tables shadow tables of the guest's. As `root_mmu` where the processor has
+// one stage (TDP off): the tables map linear addresses to host memory, and shadow those that the
+// guest's CR3 names. As `guest_mmu`: they map physical addresses of a guest's guest, and shadow the
+// nested tables that its hypervisor has made. docs/mmu.md tells how they stay true.
 module;
 #include <array>
 #include <atomic>
@@ -14,12 +16,16 @@ import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.guest_memory;
 import pagesaw.core.memory_attribute;
+import pagesaw.core.nested_paging;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.shadow_mmu;
 import pagesaw.mmu.guest_tables;
 import pagesaw.mmu.shadow_pages;
+import pagesaw.mmu.shadow_root;
+import pagesaw.mmu.spte;
+import pagesaw.mmu.tdp_walker;
 
 export namespace pagesaw {
 
@@ -34,11 +40,16 @@ class ShadowingMmu final : public ShadowMmu {
   // a paging state before `PagingChanged` is; both start without paging.
   static std::unique_ptr<ShadowingMmu> Make(ShadowPages& pages, const GuestMemory& memory,
                                             const GuestTables& tables, PageWalker& walker);
+  // The same for nested tables, in shadow pages of a `nested_codec`. `walker` must be told of
+  // nested paging before `NestedPagingChanged` is.
+  static std::unique_ptr<ShadowingMmu> MakeNested(ShadowPages& pages, const GuestMemory& memory,
+                                                  const GuestTables& tables, TdpWalker& walker);
   ~ShadowingMmu() override;
 
-  std::string_view name() const override { return "root_mmu"; }
+  std::string_view name() const override { return nested_ ? "guest_mmu" : "root_mmu"; }
   // Of the SPTEs, with the rules that the processor applies to them now.
   const PageFormat& format() const override { return formats_[format_index_]; }
+  // Takes the MMU lock.
   ShadowRole root_role() const override;
   const PageWalker& walker() const override { return walker_; }
 
@@ -47,6 +58,8 @@ class ShadowingMmu final : public ShadowMmu {
   FaultResolution HandleFault(const MmuFault& fault) override;
   void PagingChanged(const PagingState& state, const Invalidation& invalidation) override;
   void Invalidate(const Invalidation& invalidation) override;
+  void NestedPagingChanged(const NestedPaging& nested) override;
+  void InvalidateNested(const NestedInvalidation& invalidation) override;
   void GuestWrote(Gpa gpa, std::uint64_t bytes) override { pages_.GuestWrote(gpa, bytes); }
 
   // Takes the MMU lock.
@@ -54,20 +67,13 @@ class ShadowingMmu final : public ShadowMmu {
   std::vector<RootInfo> Roots() const override;
 
  private:
-  // What a root is made from: two roots are the same iff this is equal.
-  struct RootKey {
-    PagingMode mode = PagingMode::kNone;
-    ShadowRole role = {};
-    // The root table, or the PDPTEs of PAE paging.
-    std::array<std::uint64_t, 4> bases = {};
-    bool operator==(const RootKey&) const = default;
-  };
-  // A root as one PCID of this vCPU knows it.
+  // A root as one PCID of this vCPU, or one tag of nested paging, knows it.
   struct CachedRoot {
     ShadowPage* page = nullptr;
     RootKey key = {};
     std::uint16_t pcid = 0;
     std::uint64_t root_register = 0;
+    Gpa table = {};  // nested paging: the root table
     // The `fill_clock` until which its SPTEs may be used though their entries have changed since:
     // the PCID has been able to cache them, and nothing has invalidated them.
     std::uint64_t trusted_until = 0;
@@ -91,8 +97,9 @@ class ShadowingMmu final : public ShadowMmu {
   static constexpr unsigned kFormatCount = 64;
 
   ShadowingMmu(ShadowPages& pages, const GuestMemory& memory, const GuestTables& tables,
-               PageWalker& walker, ShadowPage* empty_root);
+               PageWalker& walker, const TdpWalker* tdp_walker, ShadowPage* empty_root);
 
+  const SpteCodec& CodecHere() const { return pages_.CodecOf(empty_root_->role); }
   RootKey KeyNow() const;
   bool HasTable(const RootKey& key) const;
   ShadowPage* MakeRoot(ShadowPages::Lock& lock, const RootKey& key);
@@ -118,13 +125,18 @@ class ShadowingMmu final : public ShadowMmu {
   const GuestMemory& memory_;
   const GuestTables& tables_;
   PageWalker& walker_;
-  ShadowPage* const empty_root_;  // stands for a root table that is in no memory
+  const TdpWalker* const tdp_walker_;  // the same, if it is one
+  ShadowPage* const empty_root_;       // stands for a root table that is in no memory
 
-  // By CR0.WP, CR4.SMEP, SMAP, PKE, PKS and CET.
+  // By CR0.WP, CR4.SMEP, SMAP, PKE, PKS and CET; with nested paging there is one.
   std::vector<PageFormat> formats_;
   std::atomic<unsigned> format_index_ = 0;
 
   PagingState state_;  // of the vCPU's thread, like what follows
+  // `guest_mmu` only, and always; guarded by the MMU lock for others.
+  std::optional<NestedPaging> nested_;
+  std::uint8_t nested_format_ = 0;  // its number
+  std::uint64_t last_used_ = 0;     // `fill_clock` when the current root was last seen in use
   std::atomic<bool> root_stale_ = true;
   std::atomic<std::uint64_t> root_epoch_ = 0;  // of the shadow pages, when the root was looked at
   CachedRoot current_;  // guarded by the MMU lock for others; as is what follows

@@ -164,6 +164,24 @@ INSTANTIATE_TEST_SUITE_P(Vendors, EdgeGuest,
                                           testing::ValuesIn(EdgeGuests())),
                          [](const auto& info) { return NameOf(info.param); });
 
+using Hypervisor = GuestTest;
+
+// They check what they meet themselves.
+TEST_P(Hypervisor, FindsAllWell) {
+  const auto& [vendor, tdp, image] = GetParam();
+  const auto vm = MakeVm(vendor, tdp, image, "");
+  ASSERT_NE(vm, nullptr);
+  ASSERT_TRUE(vm->Start().ok());
+  ASSERT_TRUE(vm->WaitUntilStopped(kPatience));
+  ExpectEnd("exit 1", vm->exit());
+  EXPECT_EQ(ConsoleText(*vm).find("WRONG"), std::string::npos) << ConsoleText(*vm);
+}
+
+INSTANTIATE_TEST_SUITE_P(Amd, Hypervisor,
+                         testing::Combine(testing::Values("amd"), testing::Bool(),
+                                          testing::Values("guests/npt.elf")),
+                         [](const auto& info) { return NameOf(info.param); });
+
 using Tour = GuestTest;
 
 TEST_P(Tour, PrintsWhatIsExpected) {

@@ -70,7 +70,8 @@ class FakeHost final : public VirtHost {
                                     .cr4 = 0xff'ffff,
                                     .efer = 0x1d01,
                                     .physical_bits = 36,
-                                    .linear_bits = 48};
+                                    .linear_bits = 48,
+                                    .nested_paging = true};
   std::optional<GuestEntry> entry;
   GuestInterrupts guest_interrupts;
   std::optional<DeliveredEvent> delivered, on_its_way;

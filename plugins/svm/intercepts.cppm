@@ -13,6 +13,7 @@ export namespace pagesaw::svm {
 
 inline constexpr std::uint64_t kExitInvalid = ~std::uint64_t{0};
 inline constexpr std::uint64_t kExitException = 0x40;  // + vector
+inline constexpr std::uint64_t kExitNestedFault = 0x400;
 
 // How many bytes the permission maps have. [amd/vol2] "IOIO Intercepts", "MSR Intercepts"
 inline constexpr std::uint64_t kIoMapBytes = 3 * kPageBytes;

@@ -15,6 +15,10 @@ export namespace pagesaw::svm {
 
 class SvmExtension final : public VirtExtension {
  public:
+  // What `registry`, which outlives the extension, has of the vendor's formats decides on the guest
+  // mode execute trap; null: it is not offered.
+  explicit SvmExtension(const PluginRegistry* registry = nullptr) : registry_(registry) {}
+
   std::string_view name() const override { return "svm"; }
   std::string_view vendor() const override { return "amd"; }
   std::string_view cpuid_vendor() const override { return "AuthenticAMD"; }
@@ -27,6 +31,13 @@ class SvmExtension final : public VirtExtension {
   std::unique_ptr<VirtUnit> MakeUnit() const override;
   void AdjustPagingFeatures(bool& root_bit8_reserved, std::uint8_t& pse36_bits,
                             unsigned physical_bits) const override;
+
+ private:
+  bool splits_execute() const {
+    return registry_ != nullptr && registry_->TdpFormatOf(vendor(), true) != nullptr;
+  }
+
+  const PluginRegistry* registry_;
 };
 
 class SvmPlugin final : public Plugin {

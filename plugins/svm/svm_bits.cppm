@@ -33,4 +33,16 @@ inline constexpr std::uint32_t kVirtualIgnoreTpr = 1u << 20;
 inline constexpr std::uint32_t kVirtualMasking = 1u << 24;
 inline constexpr std::uint32_t kVirtualGifEnabled = 1u << 25;
 
+// The word at 090h. [amd/vol2] "Enabling Nested Paging", "Guest Mode Execute Trap"
+inline constexpr std::uint64_t kNestedEnable = 1u << 0;
+inline constexpr std::uint64_t kNestedExecuteTrap = 1u << 3;
+
+// The byte at 05Ch. [amd/vol2] "TLB Flush"
+enum class TlbControl : std::uint8_t {
+  kNothing = 0,
+  kEverything = 1,
+  kGuest = 3,
+  kGuestNonGlobal = 7,
+};
+
 }  // namespace pagesaw::svm

@@ -6,6 +6,7 @@ module pagesaw.plugins.svm.unit;
 
 import pagesaw.core.paging_state;
 import pagesaw.plugins.svm.entry_checks;
+import pagesaw.plugins.svm.nested_paging;
 import pagesaw.plugins.svm.svm_bits;
 import pagesaw.plugins.svm.world;
 
@@ -95,29 +96,23 @@ std::uint64_t TaskSwitchInfo(const InterceptedEvent& event) {
   return info;
 }
 
-void SetExitInfo(Vmcb& vmcb, const InterceptedEvent& event, std::uint64_t next_rip) {
-  std::uint64_t info1 = 0, info2 = 0;
+// EXITINFO1 and EXITINFO2.
+struct ExitInfo {
+  std::uint64_t first = 0, second = 0;
+};
+ExitInfo ExitInfoOf(const InterceptedEvent& event, std::uint64_t next_rip) {
   switch (event.what) {
     case Intercept::kException:
-      info1 = event.has_error_code ? event.error_code : 0;
-      if (event.number == 14) info2 = event.value;
-      break;
+      return {event.has_error_code ? event.error_code : 0, event.number == 14 ? event.value : 0};
     case Intercept::kIo:
-      info1 = PortInfo(event.io);
-      info2 = next_rip;
-      break;
+      return {PortInfo(event.io), next_rip};
     case Intercept::kWriteMsr:
-      info1 = 1;
-      break;
+      return {1, 0};
     case Intercept::kTaskSwitch:
-      info1 = event.value & 0xffff;
-      info2 = TaskSwitchInfo(event);
-      break;
+      return {event.value & 0xffff, TaskSwitchInfo(event)};
     default:
-      break;
+      return {};
   }
-  vmcb.Set(field::kExitInfo1, info1);
-  vmcb.Set(field::kExitInfo2, info2);
 }
 
 // A processor reads the map when it enters the guest: one that is nowhere cannot be read.
@@ -151,6 +146,8 @@ bool SvmUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
       return true;
     case VirtInstruction::kInvlpga:
       host.FlushTranslations();
+      host.InvalidateNested({.scope = NestedInvalidation::Scope::kTag,
+                             .tag = static_cast<std::uint16_t>(host.gpr(kRcx))});
       return true;
     case VirtInstruction::kVmrun:
     case VirtInstruction::kVmload:
@@ -183,9 +180,13 @@ bool SvmUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
 bool SvmUnit::Run(VirtHost& host, Vmcb vmcb) {
   intercepts_ = Intercepts(vmcb);
   std::optional<CpuState> guest;
-  if (IsConsistent(vmcb, intercepts_, host.limits()) && MsrMapIsThere(host, intercepts_)) {
+  const RegisterLimits limits = host.limits();
+  const bool nests = EnablesNestedPaging(vmcb, limits);
+  if (IsConsistent(vmcb, intercepts_, limits) && NestedPagingFits(vmcb, hypervisor_, limits) &&
+      MsrMapIsThere(host, intercepts_)) {
     guest = GuestState(host, vmcb, hypervisor_);
   }
+  if (limits.nested_paging) ControlTlb(host, vmcb);
   if (!guest) {
     vmcb.Set(field::kExitCode, kExitInvalid);
     vmcb.Set(field::kExitInfo1, 0);
@@ -195,8 +196,13 @@ bool SvmUnit::Run(VirtHost& host, Vmcb vmcb) {
     host.interrupts() = {.open = false};
     return true;
   }
-  host.SwitchState(*guest);
   GuestEntry entry = intercepts_.Entry();
+  if (nests) {
+    guest->pat = vmcb.Get(field::kGuestPat);
+    entry.nested = NestedPagingOf(vmcb, hypervisor_, limits, splits_execute_);
+    nested_format_ = entry.nested->format;
+  }
+  host.SwitchState(*guest);
   entry.tsc_offset = vmcb.Get(field::kTscOffset);
   host.EnterGuestMode(entry);
   LoadInterrupts(host, vmcb);
@@ -206,6 +212,21 @@ bool SvmUnit::Run(VirtHost& host, Vmcb vmcb) {
     host.Deliver(InjectedEvent(event, vmcb.Get(field::kNextRip)));
   }
   return true;
+}
+
+// Translations of linear addresses go with every switch.
+void SvmUnit::ControlTlb(VirtHost& host, const Vmcb& vmcb) {
+  switch (static_cast<TlbControl>(vmcb.Get(field::kTlbControl))) {
+    case TlbControl::kNothing:
+      return;
+    case TlbControl::kGuest:
+    case TlbControl::kGuestNonGlobal:
+      return host.InvalidateNested({.scope = NestedInvalidation::Scope::kTag,
+                                    .tag = static_cast<std::uint16_t>(vmcb.Get(field::kAsid))});
+    case TlbControl::kEverything:
+      break;
+  }
+  host.InvalidateNested({});
 }
 
 void SvmUnit::LoadInterrupts(VirtHost& host, const Vmcb& vmcb) {
@@ -254,24 +275,42 @@ bool SvmUnit::Leaves(VirtHost& host, const InterceptedEvent& event) {
 }
 
 void SvmUnit::Leave(VirtHost& host, const InterceptedEvent& event) {
+  const ExitInfo info = ExitInfoOf(event, host.State().rip + event.instruction_bytes);
+  LeaveWith(host, {.code = intercepts_.ExitCodeOf(host, event).value_or(kExitInvalid),
+                   .info1 = info.first,
+                   .info2 = info.second,
+                   .instruction_bytes = event.instruction_bytes});
+}
+
+void SvmUnit::MeetNestedFault(VirtHost& host, const NestedFault& fault) {
+  LeaveWith(host, {.code = kExitNestedFault,
+                   .info1 = NestedFaultInfo(fault, *nested_format_),
+                   .info2 = fault.address.bits()});
+}
+
+void SvmUnit::LeaveWith(VirtHost& host, const ExitReport& report) {
   const CpuState state = host.State();
-  const std::uint64_t code = intercepts_.ExitCodeOf(host, event).value_or(kExitInvalid);
   const std::optional<DeliveredEvent> delivered = host.TakeDelivered();
   if (std::byte* const memory = host.Memory(block_, kPageBytes); memory != nullptr) {
     Vmcb vmcb(memory);
-    const std::uint64_t next_rip = state.rip + event.instruction_bytes;
+    const bool by_instruction = report.instruction_bytes != 0;
     SaveGuestState(vmcb, state);
+    if (nested_format_) vmcb.Set(field::kGuestPat, state.pat);
     SaveInterrupts(host, vmcb);
-    vmcb.Set(field::kExitCode, code);
-    SetExitInfo(vmcb, event, next_rip);
+    vmcb.Set(field::kExitCode, report.code);
+    vmcb.Set(field::kExitInfo1, report.info1);
+    vmcb.Set(field::kExitInfo2, report.info2);
     vmcb.Set(field::kExitInterrupt, delivered ? EventWord(*delivered) : 0);
     vmcb.Set(field::kEventInjection, vmcb.Get(field::kEventInjection) & ~kEventValid);
-    vmcb.Set(field::kNextRip, event.instruction_bytes != 0 ? next_rip : 0);
+    vmcb.Set(field::kNextRip, by_instruction ? state.rip + report.instruction_bytes : 0);
     host.Wrote(block_);
   }
+  CpuState next = HypervisorState(state, hypervisor_);
+  if (nested_format_) next.pat = hypervisor_.pat;
+  nested_format_.reset();
   host.LeaveGuestMode();
   host.interrupts() = {.open = false};
-  host.SwitchState(HypervisorState(state, hypervisor_));
+  host.SwitchState(next);
 }
 
 // -- MSRs

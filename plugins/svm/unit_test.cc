@@ -4,7 +4,9 @@
 #include <functional>
 #include <ostream>
 #include <string>
+#include <vector>
 
+import pagesaw.core.access;
 import pagesaw.plugins.svm.fake_host;
 import pagesaw.plugins.svm.unit;
 import pagesaw.plugins.svm.vmcb;
@@ -266,6 +268,56 @@ INSTANTIATE_TEST_SUITE_P(
             0x27},
         Met{"WriteDr0", field::kInterceptDebug, 16, {.what = Intercept::kWriteDebug}, 0x30}),
     [](const auto& info) { return info.param.name; });
+
+TEST_F(SvmUnitTest, NestedPagingIsEnteredAndItsFaultsLeaveIt) {
+  constexpr std::uint64_t kGuestPat = 0x0606'0606'0606'0606;
+  host_.state.pat = 0x0007'0406'0007'0406;
+  vmcb().Set(field::kNestedControl, 1);
+  vmcb().Set(field::kNestedCr3, 0x9000);
+  vmcb().Set(field::kGuestPat, kGuestPat);
+  Enter();
+  ASSERT_TRUE(host_.entry->nested);
+  EXPECT_EQ(host_.entry->nested->root, Gpa(0x9000));
+  EXPECT_EQ(host_.state.pat, kGuestPat);
+  host_.state.pat ^= 0x0606;
+  host_.on_its_way = DeliveredEvent{.vector = 0x30};
+  unit_.MeetNestedFault(host_, {.address = Gpa(0x1234), .access = Access::Write(Privilege::kUser)});
+  EXPECT_FALSE(host_.guest_mode());
+  EXPECT_EQ(vmcb().Get(field::kExitCode), 0x400u);
+  EXPECT_EQ(vmcb().Get(field::kExitInfo1), 0x1'0000'0006u);
+  EXPECT_EQ(vmcb().Get(field::kExitInfo2), 0x1234u);
+  EXPECT_EQ(vmcb().Get(field::kExitInterrupt), 0x8000'0030u);
+  EXPECT_EQ(vmcb().Get(field::kGuestPat), kGuestPat ^ 0x0606);
+  EXPECT_EQ(host_.state.pat, 0x0007'0406'0007'0406u);
+}
+
+TEST_F(SvmUnitTest, NestedPagingOfAHypervisorThatDoesNotPageIsRefused) {
+  vmcb().Set(field::kNestedControl, 1);
+  host_.state.cr0 = 1;
+  host_.state.efer = 0x1000;
+  ASSERT_TRUE(Execute(VirtInstruction::kVmrun));
+  EXPECT_FALSE(host_.guest_mode());
+  EXPECT_EQ(vmcb().Get(field::kExitCode), kInvalid);
+}
+
+TEST_F(SvmUnitTest, TheTlbControlReachesNestedTables) {
+  using Scope = NestedInvalidation::Scope;
+  struct Row {
+    std::uint64_t control;
+    std::vector<NestedInvalidation> gone;
+  };
+  const NestedInvalidation of_guest = {.scope = Scope::kTag, .tag = 1};
+  for (const Row& row : {Row{0, {}}, Row{1, {{}}}, Row{3, {of_guest}}, Row{7, {of_guest}}}) {
+    host_.invalidated.clear();
+    host_.entry.reset();
+    Describe();
+    vmcb().Set(field::kTlbControl, row.control);
+    host_.state.gpr[kRax] = kBlock;
+    Enter();
+    EXPECT_EQ(host_.invalidated, row.gone) << row.control;
+    unit_.Leave(host_, {.what = Intercept::kShutdown});
+  }
+}
 
 TEST_F(SvmUnitTest, SelectiveCr0DoesNotMindMpAndTs) {
   vmcb().Set(field::kIntercept3, 1u << 5);

@@ -29,6 +29,7 @@ inline constexpr Field<std::uint64_t> kIoPermissions{0x040};
 inline constexpr Field<std::uint64_t> kMsrPermissions{0x048};
 inline constexpr Field<std::uint64_t> kTscOffset{0x050};
 inline constexpr Field<std::uint32_t> kAsid{0x058};
+inline constexpr Field<std::uint8_t> kTlbControl{0x05c};
 inline constexpr Field<std::uint32_t> kVirtualInterrupt{0x060};
 inline constexpr Field<std::uint32_t> kVirtualVector{0x064};
 inline constexpr Field<std::uint64_t> kInterruptState{0x068};
@@ -38,6 +39,7 @@ inline constexpr Field<std::uint64_t> kExitInfo2{0x080};
 inline constexpr Field<std::uint64_t> kExitInterrupt{0x088};
 inline constexpr Field<std::uint64_t> kNestedControl{0x090};
 inline constexpr Field<std::uint64_t> kEventInjection{0x0a8};
+inline constexpr Field<std::uint64_t> kNestedCr3{0x0b0};
 inline constexpr Field<std::uint64_t> kNextRip{0x0c8};
 // The state-save area.
 inline constexpr Field<std::uint8_t> kCpl{0x4cb};
@@ -63,6 +65,7 @@ inline constexpr Field<std::uint64_t> kSysenterCs{0x628};
 inline constexpr Field<std::uint64_t> kSysenterEsp{0x630};
 inline constexpr Field<std::uint64_t> kSysenterEip{0x638};
 inline constexpr Field<std::uint64_t> kCr2{0x640};
+inline constexpr Field<std::uint64_t> kGuestPat{0x668};
 }  // namespace field
 
 // Where the state-save area has segments.

@@ -7,6 +7,7 @@ module pagesaw.plugins.svm.world;
 
 import pagesaw.core.address;
 import pagesaw.core.paging_state;
+import pagesaw.plugins.svm.nested_paging;
 
 namespace pagesaw::svm {
 namespace {
@@ -101,7 +102,8 @@ std::optional<CpuState> GuestState(VirtHost& host, const Vmcb& vmcb, const CpuSt
   guest.gdtr.base = Canonical(guest.gdtr.base, bits);
   guest.idtr.base = Canonical(guest.idtr.base, bits);
   SetCpl(guest, CplOf(vmcb, guest));
-  if (!LoadPdptes(host, guest)) return std::nullopt;
+  // With nested paging every walk reads the PDPTEs. [amd/vol2] "Legacy PAE Mode"
+  if (!EnablesNestedPaging(vmcb, host.limits()) && !LoadPdptes(host, guest)) return std::nullopt;
   return guest;
 }
 
