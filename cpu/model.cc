@@ -39,6 +39,7 @@ struct FeatureRow {
 
 constexpr std::uint32_t kExtended = 0x8000'0001;
 constexpr std::uint32_t kSvmLeaf = 0x8000'000a;
+constexpr std::uint32_t kNoLeaf = ~0u;  // what the MSRs of VMX tell, and not CPUID
 
 // [intel/vol2] "CPUID"; [amd/vol3] "Obtaining Processor Information Via the CPUID Instruction"
 constexpr FeatureRow kFeatures[] = {
@@ -113,6 +114,8 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kLahf, "lahf_lm", kExtended, 0, kEcx, 0, Support::kOn},
     {Feature::kSvm, "svm", kExtended, 0, kEcx, 2, Support::kExtension},
     {Feature::kNpt, "npt", kSvmLeaf, 0, kEdx, 0, Support::kExtension},
+    {Feature::kEpt, "ept", kNoLeaf, 0, kEax, 0, Support::kExtension},
+    {Feature::kEptModeBasedExec, "ept_mode_based_exec", kNoLeaf, 0, kEax, 0, Support::kExtension},
     {Feature::kLzcnt, "abm", kExtended, 0, kEcx, 5, Support::kOn},
     {Feature::kPrefetchw, "3dnowprefetch", kExtended, 0, kEcx, 8, Support::kOn},
     {Feature::kTopoext, "topoext", kExtended, 0, kEcx, 22, Support::kOn},
@@ -159,7 +162,8 @@ bool HostHas(const FeatureRow& row) {
 
 // Whether the vendor's extension can be offered to guests by this feature.
 bool ExtensionHas(const CpuModel& model, const FeatureRow& row) {
-  const std::string_view wanted = row.leaf == kSvmLeaf ? "svm" : row.name;
+  const bool of_svm = row.leaf == kSvmLeaf, of_vmx = row.leaf == kNoLeaf;
+  const std::string_view wanted = of_svm ? "svm" : of_vmx ? "vmx" : row.name;
   return model.extension() != nullptr && model.extension()->feature() == wanted;
 }
 
@@ -182,6 +186,7 @@ struct Need {
   Feature needed;
 };
 constexpr Need kNeeds[] = {
+    {Feature::kEpt, Feature::kVmx},          {Feature::kEptModeBasedExec, Feature::kEpt},
     {Feature::kNpt, Feature::kSvm},          {Feature::kLm, Feature::kPae},
     {Feature::kNx, Feature::kPae},           {Feature::kPcid, Feature::kLm},
     {Feature::kGbPages, Feature::kLm},       {Feature::kLa57, Feature::kLm},

@@ -82,6 +82,8 @@ enum class Feature : std::uint8_t {
   kLam,
   kSvm,
   kNpt,
+  kEpt,
+  kEptModeBasedExec,
   kSyscall,
   kNx,
   kGbPages,

@@ -25,7 +25,7 @@ constexpr NamedModel kModels[] = {
      .max_extended_leaf = 0x8000'0008,
      .added = "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx "
               "fxsr sse sse2 sse3 monitor ssse3 cx16 sse4_1 sse4_2 popcnt lahf_lm syscall nx "
-              "rdtscp lm"},
+              "rdtscp lm vmx ept"},
     {.name = kIvyBridge,
      .vendor = "intel",
      .signature = 0x000306e4,
@@ -54,7 +54,8 @@ constexpr NamedModel kModels[] = {
      .max_basic_leaf = 0x16,
      .max_extended_leaf = 0x8000'0008,
      .predecessor = kHaswell,
-     .added = "rdseed adx smap clflushopt clwb pku xsavec xgetbv1 xsaves 3dnowprefetch"},
+     .added = "rdseed adx smap clflushopt clwb pku xsavec xgetbv1 xsaves 3dnowprefetch "
+              "ept_mode_based_exec"},
     {.name = "sapphire-rapids",
      .vendor = "intel",
      .signature = 0x000806f8,

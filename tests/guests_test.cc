@@ -177,6 +177,10 @@ TEST_P(Hypervisor, FindsAllWell) {
   EXPECT_EQ(ConsoleText(*vm).find("WRONG"), std::string::npos) << ConsoleText(*vm);
 }
 
+INSTANTIATE_TEST_SUITE_P(Intel, Hypervisor,
+                         testing::Combine(testing::Values("intel"), testing::Bool(),
+                                          testing::Values("guests/ept.elf")),
+                         [](const auto& info) { return NameOf(info.param); });
 INSTANTIATE_TEST_SUITE_P(Amd, Hypervisor,
                          testing::Combine(testing::Values("amd"), testing::Bool(),
                                           testing::Values("guests/npt.elf")),

@@ -60,6 +60,7 @@ EDGE_GUESTS = [
     "triple_fault",
     "virtual_8086",
     "vmx",
+    "vmx_random",
 ]
 
 # These have an entry of their own and stay in 32-bit mode until they choose otherwise.
@@ -79,7 +80,7 @@ def edge_guests(name):
         guest_image(
             name = guest,
             srcs = [guest + ".S"] + ([] if guest in _WITHOUT_BOOT else ["//guests:support/boot.S"]),
-            hdrs = ["edge.inc", "smp.inc", "//guests:support/selectors.h"],
+            hdrs = ["edge.inc", "smp.inc", "vmx.inc", "//guests:support/selectors.h"],
         )
     native.filegroup(
         name = name,

@@ -1,73 +1,7 @@
 // A hypervisor in miniature: enters a guest of its own by VMLAUNCH and VMRESUME, on its own tables, and looks at each way out of it. Where the
 // processor has no VMX, its instructions are undefined.
 // expect: exit 1
-#include "guests/edge/edge.inc"
-
-#define PIN            0x4000
-#define PRIMARY        0x4002
-#define EXCEPTIONS     0x4004
-#define EXIT_CONTROLS  0x400c
-#define ENTRY_CONTROLS 0x4012
-#define ENTRY_EVENT    0x4016
-#define ENTRY_ERROR    0x4018
-#define SECONDARY      0x401e
-#define ERROR_NUMBER   0x4400
-#define EXIT_REASON    0x4402
-#define EXIT_EVENT     0x4404
-#define EXIT_ERROR     0x4406
-#define IDT_VECTORING  0x4408
-#define IDT_ERROR      0x440a
-#define EXIT_LENGTH    0x440c
-#define INTERRUPTIBLE  0x4824
-#define TIMER          0x482e
-#define CR0_MASK       0x6000
-#define CR0_SHADOW     0x6004
-#define QUALIFICATION  0x6400
-#define GUEST_IDT_LIMIT 0x4812
-#define GUEST_RIP      0x681e
-#define GUEST_RSP      0x681c
-#define GUEST_RFLAGS   0x6820
-
-        .macro write field, value
-        movl $\field, %ecx
-        movq \value, %rax
-        vmwrite %rax, %rcx
-        .endm
-
-        .macro add_bits field, bits
-        movl $\field, %ecx
-        vmread %rcx, %rax
-        orl $\bits, %eax
-        vmwrite %rax, %rcx
-        .endm
-
-        .macro take_bits field, bits
-        movl $\field, %ecx
-        vmread %rcx, %rax
-        andl $~(\bits), %eax
-        vmwrite %rax, %rcx
-        .endm
-
-// Exits with `value` unless `field` of the VMCS is `expected`.
-        .macro expect_field field, expected, value
-        movl $\field, %ecx
-        vmread %rcx, %rax
-        movabsq $\expected, %rcx
-        cmpq %rcx, %rax
-        require e, \value
-        .endm
-
-// Runs the guest from `rip`, with everything else as it was left.
-        .macro run_guest rip
-        write GUEST_RIP, $\rip
-        call enter
-        .endm
-
-// EAX: what a control field must have set, by the MSR `msr`.
-        .macro required msr
-        movl $\msr, %ecx
-        rdmsr
-        .endm
+#include "guests/edge/vmx.inc"
 
         .globl GuestMain
 GuestMain:
@@ -271,74 +205,6 @@ GuestMain:
         require a, 55
         exit 0
 
-// Enter the guest; a VM exit returns to the caller, as does what VMLAUNCH or VMRESUME refuses, with the flags.
-launch: movl $0x6c14, %ecx                      // the host's RSP
-        vmwrite %rsp, %rcx
-        vmlaunch
-        ret
-enter:
-resume: movl $0x6c14, %ecx
-        vmwrite %rsp, %rcx
-        vmresume
-        ret
-exited: ret
-
-// Makes the VMCS one of a guest that shares everything with us but its stack.
-describe:
-        required 0x48d
-        write PIN, %rax
-        required 0x48e
-        orl $1 << 31, %eax
-        write PRIMARY, %rax
-        required 0x48f
-        orl $1 << 9, %eax
-        write EXIT_CONTROLS, %rax
-        required 0x490
-        orl $1 << 9, %eax
-        write ENTRY_CONTROLS, %rax
-        write SECONDARY, $0
-        write 0x2000, $io_bitmap
-        write 0x2002, $io_bitmap + 4096
-        write 0x2004, $msr_bitmap
-        write 0x2800, $-1
-        movq %cr0, %rbx
-        write 0x6800, %rbx
-        write 0x6c00, %rbx
-        movq %cr3, %rbx
-        write 0x6802, %rbx
-        write 0x6c02, %rbx
-        movq %cr4, %rbx
-        write 0x6804, %rbx
-        write 0x6c04, %rbx
-        write 0x0c02, $KERNEL_CODE
-        write 0x0c0c, $KERNEL_CODE              // a TR that nobody uses
-        sgdt table
-        movq table + 2, %rbx
-        write 0x6c0c, %rbx
-        write 0x6816, %rbx
-        movzwl table, %ebx
-        write 0x4810, %rbx
-        write 0x6c0e, $idt
-        write 0x6818, $idt
-        write GUEST_IDT_LIMIT, $(16 * 256 - 1)
-        write 0x6c16, $exited
-        // The guest's segments: code, TR, and nothing usable else.
-        movl $0x4814, %ebx
-1:      movl $0x10000, %eax
-        vmwrite %rax, %rbx
-        addl $2, %ebx
-        cmpl $0x4822, %ebx
-        jbe 1b
-        write 0x0802, $KERNEL_CODE
-        write 0x4802, $-1
-        write 0x4816, $0xa09b
-        write 0x480e, $0x67
-        write 0x4822, $0x8b
-        write 0x681a, $0x400
-        write GUEST_RFLAGS, $2
-        write GUEST_RSP, $guest_stack_end
-        ret
-
 // -- the guest
 
 guest_asks:
@@ -402,25 +268,7 @@ protection:
         iretq
 
         define_idt
-        .balign 8
-vmxon_pointer:
-        .quad vmxon_region
-vmcs_pointer:
-        .quad vmcs_region
-descriptor:
-        .quad 0, 0
+        define_vmx
         .bss
-        .balign 4096
-vmxon_region:
-        .skip 4096
-vmcs_region:
-        .skip 4096
-io_bitmap:
-        .skip 2 * 4096
-msr_bitmap:
-        .skip 4096
-        .skip 4096
-guest_stack_end:
 interrupts:
         .skip 4
-table:  .skip 10

@@ -40,7 +40,7 @@ std::uint32_t SecondaryOf(const VirtHost& host, bool splits_execute) {
   };
   const bool split = splits_execute && host.Has("ept_mode_based_exec");
   return if_has("ept", secondary::kEpt | secondary::kUnrestrictedGuest | secondary::kVmFunctions |
-                           secondary::kPageModificationLog) |
+                           secondary::kPageModificationLog | secondary::kViolationException) |
          (split ? secondary::kModeBasedExecute : 0) | secondary::kVmcsShadowing |
          secondary::kDescriptorTables | secondary::kWbinvd | secondary::kVpid |
          if_has("rdtscp", secondary::kRdtscp) | if_has("rdrand", secondary::kRdrand) |

@@ -44,7 +44,8 @@ bool TprThresholdFits(const EntryContext& context) {
 // The same, of EPT and what rests on it.
 bool EptControlsFit(const EntryContext& context) {
   constexpr std::uint32_t kNeedEpt = secondary::kUnrestrictedGuest |
-                                     secondary::kPageModificationLog | secondary::kModeBasedExecute;
+                                     secondary::kPageModificationLog |
+                                     secondary::kViolationException | secondary::kModeBasedExecute;
   const Controls& controls = context.controls;
   if (!controls.ept() && controls.HasSecondary(kNeedEpt)) return false;
   if (controls.ept() && !IsEptPointer(context.vmcs.Get(field::kEptPointer), context.capabilities,
@@ -53,6 +54,10 @@ bool EptControlsFit(const EntryContext& context) {
   }
   if (controls.HasSecondary(secondary::kPageModificationLog) &&
       !IsPage(context, field::kLogAddress)) {
+    return false;
+  }
+  if (controls.HasSecondary(secondary::kViolationException) &&
+      !IsPage(context, field::kViolationInformation)) {
     return false;
   }
   if (!controls.HasSecondary(secondary::kVmFunctions)) return true;

@@ -233,6 +233,77 @@ TEST(Vmfunc, SwitchesToAnotherPointerOfTheList) {
   }
 }
 
+class ViolationException : public testing::Test {
+ protected:
+  static constexpr std::uint64_t kArea = 0x3000, kAddress = 0x20'1000;
+
+  ViolationException() {
+    TurnOn(guest_, secondary::kViolationException);
+    guest_.Set(field::kViolationInformation, kArea);
+    guest_.Set(field::kEptPointerIndex, 7);
+    Entry(kRoot) = 0x4'1007;
+    Entry(0x4'1000) = 0x4'2007;
+    Entry(0x4'2000 + 8) = 0x4'3007;
+    Entry(0x4'3000 + 8) = 0x1001;
+  }
+  std::uint64_t& Entry(std::uint64_t at) {
+    return *reinterpret_cast<std::uint64_t*>(guest_.host.Memory(Gpa(at), 8));
+  }
+  // Meets a write that the leaf refuses. Whether the guest hears of it.
+  bool Violate() {
+    const NestedFault fault = {.address = Gpa(kAddress),
+                               .access = Access::Write(Privilege::kSupervisor),
+                               .present = true,
+                               .rights = Rights(Rights::kRead),
+                               .linear = Gva(0x7777),
+                               .linear_valid = true};
+    EXPECT_TRUE(guest_.Enter() || guest_.Execute(VirtInstruction::kVmresume));
+    guest_.host.delivered.reset();
+    guest_.unit.MeetNestedFault(guest_.host, fault);
+    return guest_.host.guest_mode() && guest_.host.delivered && guest_.host.delivered->vector == 20;
+  }
+
+  TestGuest guest_;
+};
+
+TEST_F(ViolationException, TellsTheGuestInItsInformationArea) {
+  EXPECT_TRUE(Violate());
+  EXPECT_EQ(Entry(kArea), 0xffff'ffff'0000'0030u);
+  EXPECT_EQ(Entry(kArea + 8) & 0x1ff, 0x18au);
+  EXPECT_EQ(Entry(kArea + 16), 0x7777u);
+  EXPECT_EQ(Entry(kArea + 24), kAddress);
+  EXPECT_EQ(Entry(kArea + 32) & 0xffff, 7u);
+}
+
+TEST_F(ViolationException, IsAnExitWhileTheAreaIsInUse) {
+  Entry(kArea) = 1ull << 32;
+  EXPECT_FALSE(Violate());
+  EXPECT_EQ(guest_.Get(field::kExitReason), 48u);
+}
+
+TEST_F(ViolationException, IsAnExitIfTheEntrySuppressesIt) {
+  Entry(0x4'3000 + 8) |= 1ull << 63;
+  EXPECT_FALSE(Violate());
+  EXPECT_EQ(guest_.Get(field::kExitReason), 48u);
+  Entry(0x4'2000 + 8) = 1ull << 63;  // not present, and it decides
+  Entry(0x4'3000 + 8) = 0;
+  EXPECT_FALSE(Violate());
+}
+
+TEST_F(ViolationException, IsAnExitOnTheWayOfAnEvent) {
+  guest_.host.on_its_way = DeliveredEvent{.vector = 0x40};
+  EXPECT_FALSE(Violate());
+  EXPECT_EQ(guest_.Get(field::kExitReason), 48u);
+  EXPECT_EQ(guest_.Get(field::kIdtVectoring), 0x8000'0040u);
+}
+
+TEST_F(ViolationException, CanBeIntercepted) {
+  guest_.Set(field::kExceptionBitmap, 1u << 20);
+  EXPECT_FALSE(Violate());
+  EXPECT_EQ(guest_.Get(field::kExitReason), 0u);
+  EXPECT_EQ(guest_.Get(field::kExitInterruption), 0x8000'0314u);
+}
+
 TEST(Vmfunc, IsUndefinedUnlessTheGuestHasIt) {
   TestGuest guest;
   TurnOn(guest);

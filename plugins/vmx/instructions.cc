@@ -297,6 +297,9 @@ bool VmxUnit::SwitchEpt(VirtHost& host, std::uint32_t index) {
       std::atomic_ref(*reinterpret_cast<std::uint64_t*>(entry)).load(std::memory_order_relaxed);
   if (!IsEptPointer(pointer, operation_->capabilities, host.limits().physical_bits)) return false;
   vmcs.Set(field::kEptPointer, pointer);
+  if (controls_.HasSecondary(secondary::kViolationException)) {
+    vmcs.Set(field::kEptPointerIndex, index);
+  }
   host.Wrote(*operation_->current);
   entry_.nested = EptOfGuest(host, pointer);
   host.EnterGuestMode(entry_);

@@ -5,9 +5,11 @@ module;
 #include <optional>
 module pagesaw.plugins.vmx.unit;
 
+import pagesaw.core.paging_state;
 import pagesaw.plugins.vmx.entry_checks;
 import pagesaw.plugins.vmx.exits;
 import pagesaw.plugins.vmx.msr_lists;
+import pagesaw.plugins.vmx.virtualization_exception;
 import pagesaw.plugins.vmx.world;
 
 namespace pagesaw::vmx {
@@ -163,13 +165,36 @@ void VmxUnit::Leave(VirtHost& host, const InterceptedEvent& event) {
   EndExit(host, vmcs, nmi_blocked);
 }
 
+bool VmxUnit::ConvertsToException(VirtHost& host, const NestedFault& fault) {
+  if (!controls_.HasSecondary(secondary::kViolationException) || fault.malformed ||
+      fault.log_full || (host.State().cr0 & kCr0Pe) == 0 ||
+      !IsConvertible(host, *entry_.nested, fault.address)) {
+    return false;
+  }
+  const Vmcs vmcs = CurrentVmcs(host);
+  const ViolationReport report = {
+      .qualification = ViolationQualification(fault, entry_.nested->format),
+      .linear = fault.linear.bits(),
+      .physical = fault.address.bits(),
+      .pointer_index = static_cast<std::uint16_t>(vmcs.Get(field::kEptPointerIndex))};
+  if (!WriteReport(host, Gpa(vmcs.Get(field::kViolationInformation)), report)) return false;
+  if ((entry_.exceptions >> kVirtualizationException & 1) != 0) {
+    Leave(host, {.what = Intercept::kException, .number = kVirtualizationException});
+  } else {
+    host.Deliver({.kind = DeliveredEvent::Kind::kException, .vector = kVirtualizationException});
+  }
+  return true;
+}
+
 void VmxUnit::MeetNestedFault(VirtHost& host, const NestedFault& fault) {
+  const std::optional<DeliveredEvent> delivered = host.TakeDelivered();
+  if (!delivered && ConvertsToException(host, fault)) return;
   exit_tsc_ = host.Tsc();
   CpuState state = host.State();
   state.rflags |= kFlagRf;
   Vmcs vmcs = CurrentVmcs(host);
   SaveGuest(host, vmcs, state);
-  RecordNestedFault(vmcs, fault, entry_.nested->format, state, host.TakeDelivered());
+  RecordNestedFault(vmcs, fault, entry_.nested->format, state, delivered);
   EndExit(host, vmcs, NmisStayBlocked(state));
 }
 

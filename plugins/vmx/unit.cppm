@@ -69,6 +69,8 @@ class VmxUnit final : public VirtUnit {
   // What follows once the guest's state has been found good.
   bool EnterGuest(VirtHost& host, Vmcs& vmcs, const CpuState& guest);
   NestedPaging EptOfGuest(const VirtHost& host, std::uint64_t pointer) const;
+  // Whether `fault` has become a #VE of the guest's, or a VM exit for that.
+  bool ConvertsToException(VirtHost& host, const NestedFault& fault);
   void LoadInterrupts(VirtHost& host, const Vmcs& vmcs);
   // Ends a VM entry that has begun to load the guest's state.
   bool FailEntry(VirtHost& host, Vmcs& vmcs, ExitReason reason, std::uint64_t qualification);

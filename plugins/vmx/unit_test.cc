@@ -302,6 +302,18 @@ TEST(Exit, WhoseMsrsCannotBeLoadedShutsDown) {
   EXPECT_EQ(guest.host.state.activity, Activity::kShutdown);
 }
 
+TEST(Exit, WhoseVmcsIsGoneMakesAPossibleState) {
+  TestGuest guest;
+  ASSERT_TRUE(guest.Enter());
+  std::memset(guest.host.Memory(Gpa(TestGuest::kVmcs), kPageBytes), 0xff, kPageBytes);
+  guest.unit.Leave(guest.host, Call());
+  const CpuState& state = guest.host.state;
+  EXPECT_FALSE(guest.host.guest_mode());
+  EXPECT_EQ(state.cr4 & ~guest.host.register_limits.cr4, 0u);
+  EXPECT_EQ(state.efer & ~guest.host.register_limits.efer, 0u);
+  EXPECT_EQ(state.cr3 & ~guest.host.register_limits.cr3, 0u);
+}
+
 TEST(Injection, DeliversWhatTheFieldSays) {
   TestGuest guest;
   guest.Set(field::kEntryInterruption, 0x8000'0b0d);

@@ -89,6 +89,7 @@ inline constexpr std::uint32_t kVmFunctions = 1u << 13;
 inline constexpr std::uint32_t kVmcsShadowing = 1u << 14;
 inline constexpr std::uint32_t kRdseed = 1u << 16;
 inline constexpr std::uint32_t kPageModificationLog = 1u << 17;
+inline constexpr std::uint32_t kViolationException = 1u << 18;  // #VE
 inline constexpr std::uint32_t kXsaves = 1u << 20;
 inline constexpr std::uint32_t kModeBasedExecute = 1u << 22;
 }  // namespace secondary

@@ -44,6 +44,38 @@ DescriptorTable TableOf(const Vmcs& vmcs, Field base, Field limit) {
   return {.base = vmcs.Get(base), .limit = static_cast<std::uint16_t>(vmcs.Get(limit))};
 }
 
+std::uint64_t Canonical(std::uint64_t address, unsigned bits) {
+  const unsigned unused = 64 - bits;
+  return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << unused) >> unused);
+}
+
+// Other processors may write to a VMCS behind its checks, and nothing at all may be left of it:
+// what is loaded must be a state that a processor can be in, whichever that is.
+void MakePossible(CpuState& state, const RegisterLimits& limits) {
+  constexpr std::uint64_t kRflagsKnown = 0x3f'7fd5;
+  if ((state.cr0 & kCr0Pg) != 0) state.cr0 |= kCr0Pe;
+  state.cr4 &= limits.cr4;
+  state.efer = state.efer & limits.efer & ~kEferLma;
+  if ((state.cr0 & kCr0Pg) != 0 && (state.efer & kEferLme) != 0) {
+    state.efer |= kEferLma;
+    state.cr4 |= kCr4Pae;
+  } else {
+    state.cr4 &= ~kCr4Pcide;
+  }
+  if ((state.cr0 & kCr0Wp) == 0) state.cr4 &= ~kCr4Cet;
+  state.cr3 &= limits.cr3;
+  state.rflags = (state.rflags & kRflagsKnown) | kFlagFixed;
+  const bool legacy = (state.cr0 & kCr0Pe) != 0 && (state.efer & kEferLma) == 0;
+  if (!legacy) state.rflags &= ~kFlagVm;
+  for (Segment& segment : state.segments) {
+    segment.base = Canonical(segment.base, limits.linear_bits);
+  }
+  for (std::uint64_t* const address :
+       {&state.gdtr.base, &state.idtr.base, &state.sysenter_esp, &state.sysenter_eip}) {
+    *address = Canonical(*address, limits.linear_bits);
+  }
+}
+
 bool UsesPdptes(const CpuState& state) {
   return (state.cr0 & kCr0Pg) != 0 && (state.cr4 & kCr4Pae) != 0 && (state.efer & kEferLma) == 0;
 }
@@ -176,6 +208,7 @@ std::optional<CpuState> GuestState(VirtHost& host, const Vmcs& vmcs, const Contr
   guest.interrupt_shadow = (blocking & (kBlockedBySti | kBlockedByMovSs)) != 0;
   guest.nmi_blocked = (blocking & kBlockedByNmi) != 0;
   guest.activity = ActivityOf(vmcs);
+  MakePossible(guest, host.limits());
   if (!LoadGuestPdptes(host, vmcs, controls, guest)) return std::nullopt;
   return guest;
 }
@@ -244,6 +277,7 @@ std::optional<CpuState> HypervisorState(VirtHost& host, const Vmcs& vmcs, const 
   next.rflags = kFlagFixed;
   next.interrupt_shadow = false;
   next.activity = Activity::kActive;
+  MakePossible(next, host.limits());
   if (!LoadPdptes(host, next)) return std::nullopt;
   return next;
 }

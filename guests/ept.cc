@@ -1,0 +1,341 @@
+// A hypervisor for Intel processors in miniature: runs a guest of a few instructions on extended
+// page tables, with every combination of rights at several levels and every kind of access, and
+// checks exit reason, qualification and address of each, and A and D. Exits with status 1 if all
+// went well, 3 if not.
+//
+// Physical memory, in MiB: image at 1, EPT 4 to 6, the guest's tables 6 to 8, VMX regions at 8, the
+// probed page at 32. The guest sees that page at 512 GiB. Needs 48 MiB.
+#include <stdint.h>
+
+#include "guests/support/console.h"
+#include "guests/support/multiboot.h"
+#include "guests/support/page_tables.h"
+#include "guests/support/processor.h"
+#include "guests/support/selectors.h"
+#include "guests/support/traps.h"
+
+// What the guest executes: one access at RDI, then VMCALL. `ept_enter` returns behind a VM exit, or
+// nonzero if there is no VM entry.
+asm(R"(
+        .globl guest_read, guest_write, guest_fetch, ept_enter
+guest_read:
+        mov (%rdi), %rax
+        vmcall
+guest_write:
+        mov %rax, (%rdi)
+        vmcall
+guest_fetch:
+        jmp *%rdi
+ept_enter:
+        push %rbx
+        push %rbp
+        mov $0x6c14, %eax
+        vmwrite %rsp, %rax
+        lea 1f(%rip), %rcx
+        mov $0x6c16, %eax
+        vmwrite %rcx, %rax
+        test %esi, %esi
+        jz 2f
+        vmresume
+2:      vmlaunch
+1:      setbe %al
+        movzbl %al, %eax
+        pop %rbp
+        pop %rbx
+        ret
+)");
+extern "C" const char guest_read[], guest_write[], guest_fetch[];
+extern "C" int ept_enter(uint64_t address, int resumes);
+
+namespace guest {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kMemory = 48 * kMiB;
+constexpr uint64_t kVmxon = 8 * kMiB, kVmcs = 8 * kMiB + 0x1000, kLog = 8 * kMiB + 0x2000;
+constexpr uint64_t kProbed = 32 * kMiB;               // to the hypervisor
+constexpr uint64_t kProbedGpa = uint64_t{512} << 30;  // to the guest
+constexpr uint64_t kLinear = uint64_t{1} << 30;       // where the guest maps it
+
+// EPT entries.
+constexpr uint64_t kRead = 1, kWrite = 2, kExecute = 4, kUserExecute = 1u << 10;
+constexpr uint64_t kAllRights = kRead | kWrite | kExecute | kUserExecute;
+constexpr uint64_t kEptAccessed = 1u << 8, kEptDirty = 1u << 9, kWriteBack = 6u << 3;
+
+// Exit reasons, bits of the qualification.
+constexpr uint64_t kVmcall = 18, kViolation = 48, kMisconfiguration = 49;
+constexpr uint64_t kChecked = 0x1ff;  // without the advanced information
+constexpr uint64_t kFinal = 0x180, kOfTable = 0x80;
+
+constexpr uint64_t kSecondaryEpt = 2, kSecondaryLog = 1u << 17, kSecondarySplit = 1u << 22;
+
+uint64_t ept_root = 4 * kMiB, ept_next = 4 * kMiB + 0x1000;
+PageTables* own;
+bool split = false;  // mode-based execute control is there
+bool launched = false, wrong = false;
+
+void Write(uint64_t field, uint64_t value) {
+  asm volatile("vmwrite %0, %1" ::"r"(value), "r"(field) : "cc", "memory");
+}
+uint64_t Read(uint64_t field) {
+  uint64_t value;
+  asm volatile("vmread %1, %0" : "=r"(value) : "r"(field) : "cc");
+  return value;
+}
+
+// The entry for `gpa` in the table of `level`, whose way is made if need be.
+uint64_t& Entry(uint64_t gpa, int level) {
+  uint64_t table = ept_root;
+  for (int at = 4;; --at) {
+    uint64_t& entry = reinterpret_cast<uint64_t*>(table)[gpa >> (3 + 9 * at) & 511];
+    if (at == level) return entry;
+    if (entry == 0) {
+      entry = ept_next | kAllRights;
+      ept_next += 0x1000;
+    }
+    table = entry & kAddressMask;
+  }
+}
+
+void BuildTables() {
+  for (uint64_t at = 0; at < kMemory; at += 2 * kMiB) {
+    own->Map(at, at, PageSize::k2M, kWritable);
+    const bool small = at == 6 * kMiB;
+    for (uint64_t page = at; small && page < at + 2 * kMiB; page += 4096) {
+      Entry(page, 1) = page | kAllRights | kWriteBack;
+    }
+    if (!small) Entry(at, 2) = at | kAllRights | kWriteBack | kPageSize;
+  }
+  own->Map(kLinear, kProbedGpa, PageSize::k4K, kWritable);
+  Entry(kProbedGpa, 1) = kProbed | kAllRights | kWriteBack;
+  *reinterpret_cast<uint32_t*>(kProbed) = 0xc1010f;  // VMCALL
+}
+
+uint64_t Required(uint32_t msr) { return ReadMsr(msr) & 0xffff'ffff; }
+
+void Describe() {
+  Write(0x4000, Required(0x48d));
+  Write(0x4002, Required(0x48e) | uint64_t{1} << 31);
+  Write(0x400c, Required(0x48f) | 1u << 9);
+  Write(0x4012, Required(0x490) | 1u << 9);
+  Write(0x4004, 0xffff'ffff);  // every exception
+  Write(0x401e, kSecondaryEpt | (split ? kSecondarySplit : 0));
+  Write(0x2800, ~uint64_t{0});
+  for (uint64_t host = 0; host <= 0x400; host += 0x400) {
+    Write(0x6800 + host, ReadCr0());
+    Write(0x6804 + host, ReadCr4());
+  }
+  Write(0x6802, own->root());
+  uint64_t cr3;
+  asm volatile("mov %%cr3, %0" : "=r"(cr3));
+  Write(0x6c02, cr3);
+  struct [[gnu::packed]] {
+    uint16_t limit;
+    uint64_t base;
+  } table;
+  asm volatile("sgdt %0" : "=m"(table));
+  Write(0x6c0c, table.base);
+  asm volatile("sidt %0" : "=m"(table));
+  Write(0x6c0e, table.base);
+  Write(0x0c02, KERNEL_CODE);
+  Write(0x0c0c, TASK_STATE);
+  for (uint64_t access = 0x4814; access <= 0x4820; access += 2) Write(access, 0x1'0000);
+  Write(0x0802, KERNEL_CODE);
+  Write(0x4802, 0xffff'ffff);
+  Write(0x4816, 0xa09b);
+  Write(0x480e, 0x67);
+  Write(0x4822, 0x8b);
+  Write(0x681a, 0x400);
+  Write(0x6820, 2);
+}
+
+void SetPointer(bool accessed_dirty) {
+  Write(0x201a, ept_root | 3u << 3 | 6 | (accessed_dirty ? 1u << 6 : 0));
+}
+
+void ForgetEpt() {
+  struct {
+    uint64_t pointer, reserved;
+  } all = {};
+  asm volatile("invept %0, %1" ::"m"(all), "r"(uint64_t{2}) : "cc", "memory");
+}
+
+// Runs `code` with `address`. The exit reason.
+uint64_t Run(const char* code, uint64_t address) {
+  ForgetEpt();
+  Write(0x681e, reinterpret_cast<uint64_t>(code));
+  if (ept_enter(address, launched) != 0) {
+    Print("no VM entry, error ", Hex{Read(0x4400), 2}, "\n");
+    Exit(1);
+  }
+  launched = true;
+  return Read(0x4402);
+}
+
+void Check(const char* name, bool ok) {
+  Print(Padded{name, 40}, ok ? "ok\n" : "WRONG\n");
+  wrong = wrong || !ok;
+}
+
+// What an access that needs `need` meets where `rights` is granted. [intel/vol3] "EPT
+// Misconfigurations", "Exit Qualification for EPT Violations"
+struct Expected {
+  uint64_t reason, qualification;
+};
+Expected ExpectedOf(uint64_t rights, uint64_t need, uint64_t access) {
+  if (!split) rights = (rights & 7) | ((rights & kExecute) != 0 ? kUserExecute : 0);
+  if ((rights & (kRead | kWrite)) == kWrite) return {kMisconfiguration, 0};
+  if ((rights & need) != 0) return {kVmcall, 0};
+  const uint64_t user = split && (rights & kUserExecute) != 0 ? 1u << 6 : 0;
+  return {kViolation, access | (rights & 7) << 3 | user | kFinal};
+}
+
+// Every combination of rights in the entry of `level`, every access.
+void Rights(int level) {
+  struct Access {
+    const char* code;
+    uint64_t need, bit;
+    bool user;  // the linear address is a user's
+  };
+  const Access accesses[] = {{guest_read, kRead, 1, false},
+                             {guest_write, kWrite, 2, false},
+                             {guest_fetch, kExecute, 4, false},
+                             {guest_fetch, kUserExecute, 4, true}};
+  uint64_t& entry = Entry(kProbedGpa, level);
+  const uint64_t was = entry;
+  bool ok = true;
+  for (uint64_t set = 0; set < 16; ++set) {
+    const uint64_t rights = (set & 7) | (set & 8) << 7;
+    for (const Access& access : accesses) {
+      for (int table = 4; table > 0; --table) {
+        uint64_t& upper = own->Entry(kLinear, table);
+        upper = access.user ? upper | kUser : upper & ~kUser;
+      }
+      const uint64_t address = kLinear + (access.bit == 4 ? 0 : 8);
+      entry = (was & ~kAllRights) | rights;
+      const uint64_t reason = Run(access.code, address);
+      entry = was;
+      const Expected want = ExpectedOf(rights, access.need, access.bit);
+      bool good = reason == want.reason;
+      if (good && reason == kViolation) {
+        good = (Read(0x6400) & kChecked) == want.qualification && Read(0x640a) == address;
+      }
+      if (good && reason != kVmcall) good = Read(0x2400) == kProbedGpa + (address & 0xfff);
+      if (!good) {
+        Print("rights ", Hex{rights, 3}, " access ", Hex{access.bit, 1}, ": ", Hex{reason, 2}, " ",
+              Hex{Read(0x6400), 3}, ", not ", Hex{want.reason, 2}, " ", Hex{want.qualification, 3},
+              "\n");
+      }
+      ok = ok && good;
+    }
+  }
+  for (int table = 4; table > 0; --table) own->Entry(kLinear, table) &= ~kUser;
+  Check(level == 1 ? "rights of the leaf" : "rights of a table", ok);
+}
+
+void ReservedBits() {
+  struct Row {
+    int level;
+    uint64_t bits;
+  };
+  const uint64_t wide = uint64_t{1} << 51;
+  bool ok = true;
+  const Row rows[] = {Row{1, 2u << 3}, Row{1, 3u << 3}, Row{1, 7u << 3}, Row{1, wide},
+                      Row{2, 1u << 3}, Row{2, 1u << 6}, Row{3, 1u << 4}, Row{4, 1u << 7},
+                      Row{4, 1u << 5}, Row{4, wide}};
+  for (const Row& row : rows) {
+    uint64_t& entry = Entry(kProbedGpa, row.level);
+    const uint64_t was = entry;
+    entry = (row.level == 1 ? was & ~uint64_t{7u << 3} : was) | row.bits;
+    ok = Run(guest_read, kLinear) == kMisconfiguration && Read(0x6400) == 0 && ok;
+    entry &= ~kAllRights;  // of an entry that is not present nothing is reserved
+    ok = Run(guest_read, kLinear) == kViolation && (Read(0x6400) & kChecked) == (1 | kFinal) && ok;
+    entry = was;
+  }
+  Check("reserved bits", ok);
+}
+
+// Accesses to the guest's own tables.
+void GuestTables() {
+  uint64_t& entry = Entry(own->root(), 1);
+  const uint64_t was = entry;
+  const uint64_t all_execute = kExecute | (split ? kUserExecute : 0);
+  const uint64_t rights = 1u << 3 | 1u << 5 | (split ? 1u << 6 : 0);  // without W, in bits 6:3
+  for (int pass = 0; pass < 2; ++pass) {
+    const bool accessed_dirty = pass == 1;
+    SetPointer(accessed_dirty);
+    const uint64_t both = accessed_dirty ? 3 : 1;
+    entry = was & ~kAllRights;
+    bool ok = Run(guest_read, kLinear) == kViolation && Read(0x2400) == own->root() + 0 &&
+              (Read(0x6400) & kChecked) == (both | kOfTable);
+    entry = (was & ~kAllRights) | kRead | all_execute;
+    own->Entry(kLinear, 4) |= kAccessed;
+    own->Entry(0, 4) |= kAccessed;
+    if (accessed_dirty) {
+      ok = ok && Run(guest_read, kLinear) == kViolation &&
+           (Read(0x6400) & kChecked) == (3 | rights | kOfTable);
+    } else {
+      ok = ok && Run(guest_read, kLinear) == kVmcall;
+      own->Entry(0, 4) &= ~kAccessed;
+      ok = ok && Run(guest_read, kLinear) == kViolation &&
+           (Read(0x6400) & kChecked) == (3 | rights | kOfTable);
+    }
+    entry = was;
+    Check(accessed_dirty ? "the guest's tables, with A and D" : "the guest's tables", ok);
+  }
+}
+
+void AccessedAndDirty() {
+  SetPointer(true);
+  uint64_t& leaf = Entry(kProbedGpa, 1);
+  leaf &= ~(kEptAccessed | kEptDirty);
+  bool ok = Run(guest_read, kLinear) == kVmcall && (leaf & kEptAccessed) != 0;
+  ok = ok && (leaf & kEptDirty) == 0 && (Entry(kProbedGpa, 4) & kEptAccessed) != 0;
+  ok = ok && Run(guest_write, kLinear + 8) == kVmcall && (leaf & kEptDirty) != 0;
+  Check("A and D", ok);
+
+  // [intel/vol3] "Page-Modification Logging"
+  Write(0x401e, Read(0x401e) | kSecondaryLog);
+  Write(0x200e, kLog);
+  Write(0x0812, 0);
+  leaf &= ~kEptDirty;
+  ok = Run(guest_write, kLinear + 8) == kVmcall && Read(0x0812) == 0xffff;
+  ok = ok && *reinterpret_cast<uint64_t*>(kLog) == kProbedGpa;
+  leaf &= ~kEptDirty;
+  ok = ok && Run(guest_write, kLinear + 8) == 62 && (leaf & kEptDirty) == 0;
+  Write(0x401e, Read(0x401e) & ~kSecondaryLog);
+  Check("log of written pages, and its end", ok);
+}
+
+}  // namespace
+}  // namespace guest
+
+extern "C" void GuestMain(const guest::MultibootInfo*) {
+  using namespace guest;
+  InitConsole();
+  InitTraps();
+  PageTables own_tables(6 * kMiB, 8 * kMiB);
+  own = &own_tables;
+  split = (ReadMsr(0x48b) >> 32 & kSecondarySplit) != 0;
+  WriteCr0(ReadCr0() | 1u << 5);
+  WriteCr4(ReadCr4() | 1u << 13);
+  uint64_t vmxon = kVmxon, vmcs = kVmcs;
+  *reinterpret_cast<uint32_t*>(kVmxon) = *reinterpret_cast<uint32_t*>(kVmcs) =
+      static_cast<uint32_t>(ReadMsr(0x480));
+  asm volatile("vmxon %0; vmclear %1; vmptrld %1" ::"m"(vmxon), "m"(vmcs) : "cc", "memory");
+  BuildTables();
+  Describe();
+  for (int pass = 0; pass < 2; ++pass) {
+    const bool accessed_dirty = pass == 1;
+    Print(accessed_dirty ? "with A and D\n" : "without A and D\n");
+    SetPointer(accessed_dirty);
+    Rights(1);
+    Rights(2);
+    Rights(4);
+    ReservedBits();
+  }
+  GuestTables();
+  AccessedAndDirty();
+  Print(wrong ? "something is wrong\n" : "all is well\n");
+  Exit(wrong ? 1 : 0);
+}
