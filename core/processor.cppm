@@ -43,6 +43,7 @@ struct BusAccess {
     kTprRead,
     kTprWrite,
     kHypercall,  // `address` is the number; the arguments are in registers. core/hypercall
+    kX87Error,   // FERR#: an x87 error waits, a new one if `address` is 1; the answer is IGNNE#
   };
   Kind kind = Kind::kMmioRead;
   std::uint8_t bytes = 0;     // 1, 2, 4 or 8
@@ -71,7 +72,7 @@ struct TableFault {
 enum class ExitReason : std::uint8_t {
   kBudget,           // the instructions asked for are done
   kRequested,        // RequestExit
-  kHalt,             // HLT retired; rip is behind it
+  kHalt,             // HLT retired, rip is behind it; or an x87 error stops the one at rip
   kBus,              // `bus` waits for CompleteBus
   kTableFault,       // `fault`: the tables refuse an access; run again once they do not
   kInterruptWindow,  // an interrupt could be taken now, and SetInterruptWindow asked to be told

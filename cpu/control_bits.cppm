@@ -31,6 +31,7 @@ inline constexpr std::uint64_t kCr4Osxsave = 1u << 18;
 
 inline constexpr std::uint64_t kEferSvme = 1u << 12;
 inline constexpr std::uint64_t kEferFfxsr = 1u << 14;
+inline constexpr std::uint64_t kEferAutoIbrs = 1u << 21;
 
 // DR6 and DR7. [intel/vol3] "Debug Registers"
 inline constexpr std::uint64_t kDr6Fixed = 0xffff'0ff0;
@@ -53,11 +54,13 @@ enum Msr : std::uint32_t {
   kMsrTsc = 0x10,
   kMsrApicBase = 0x1b,
   kMsrTscAdjust = 0x3b,
+  kMsrPredictionCommand = 0x49,
   kMsrTscDeadline = 0x6e0,
   kMsrSysenterCs = 0x174,
   kMsrSysenterEsp = 0x175,
   kMsrSysenterEip = 0x176,
   kMsrMicrocodeUpdate = 0x79,
+  kMsrArchCapabilities = 0x10a,
   kMsrDebugctl = 0x1d9,
   kMsrPat = 0x277,
   kMsrUserCet = 0x6a0,

@@ -238,7 +238,8 @@ std::uint64_t AllowedCr0() { return kCr0Bits; }
 std::uint64_t AllowedEfer(const CpuModel& model) {
   return kEferLma |  // writes of it have no effect
          (model.Has(Feature::kSyscall) ? kEferSce : 0) | (model.Has(Feature::kLm) ? kEferLme : 0) |
-         (model.Has(Feature::kNx) ? kEferNxe : 0) | (model.Has(Feature::kSvm) ? kEferSvme : 0);
+         (model.Has(Feature::kNx) ? kEferNxe : 0) | (model.Has(Feature::kSvm) ? kEferSvme : 0) |
+         (model.Has(Feature::kAutoIbrs) ? kEferAutoIbrs : 0);
 }
 
 std::uint64_t AllowedCr3(const CpuModel& model) {

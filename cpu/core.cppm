@@ -261,6 +261,7 @@ struct Core {
   MachineCheckBanks machine_check;
   PlainMsrs plain_msrs;
   bool monitor_armed = false;
+  bool x87_error_told = false;  // the outside knows of the x87 error that waits
   bool nmi_blocked = false;
   ExtendedState extended;
 

@@ -2,10 +2,12 @@
 // tried, and each that it does not is seen to be missing.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <iterator>
 #include <set>
 #include <span>
 #include <string>
@@ -217,6 +219,8 @@ TEST_P(Enumeration, MsrsExistAsEnumerated) {
   };
   static const Row kRows[] = {
       {0x3b, {{7, 0, kEbx, 1}}},
+      {0x48, {{7, 0, kEdx, 26}}},
+      {0x10a, {{7, 0, kEdx, 29}}},
       {0x277, {{1, 0, kEdx, 16}}},
       {0x6a0, {{7, 0, kEcx, 7}, {7, 0, kEdx, 20}}},
       {0x6a2, {{7, 0, kEcx, 7}, {7, 0, kEdx, 20}}},
@@ -238,6 +242,79 @@ TEST_P(Enumeration, MsrsExistAsEnumerated) {
     state.gpr[kRcx] = row.index;
     EXPECT_EQ(tester.Run(kRdmsr, state), has ? TrapTester::kNoTrap : kGp) << std::hex << row.index;
   }
+}
+
+TEST_P(Enumeration, EferHasTheBitsThatAreEnumerated) {
+  constexpr std::uint32_t kEfer = 0xc000'0080;
+  const Place places[] = {{0x8000'0001, 0, kEdx, 11}, {0x8000'0001, 0, kEdx, 29},
+                          {0x8000'0001, 0, kEdx, 20}, {0x8000'0001, 0, kEcx, 2},
+                          {0x8000'0001, 0, kEdx, 25}, {0x8000'0021, 0, kEax, 8}};
+  static constexpr std::uint8_t kWrmsr[] = {0x0f, 0x30};
+  const CpuModel model = Make();
+  TrapTester tester(model);
+  for (unsigned bit = 0; bit < 64; ++bit) {
+    constexpr unsigned kBits[] = {0, 8, 11, 12, 14, 21};
+    bool has = bit == 10;  // LMA, of which writes have no effect
+    for (unsigned i = 0; i < std::size(kBits); ++i) {
+      has = has || (kBits[i] == bit && Enumerated(model, places[i]));
+    }
+    CpuState state = Prepared(model);
+    state.gpr[kRcx] = kEfer;
+    const std::uint64_t value = state.efer | std::uint64_t{1} << bit;
+    state.gpr[kRax] = value & 0xffff'ffff;
+    state.gpr[kRdx] = value >> 32;
+    EXPECT_EQ(tester.Run(kWrmsr, state), has ? TrapTester::kNoTrap : kGp) << "bit " << bit;
+  }
+}
+
+// [intel/vol2] "CPUID", leaf 0Dh
+TEST_P(Enumeration, XsaveAreasAreAsLargeAsTheirComponents) {
+  constexpr std::uint32_t kArea = 576;
+  const CpuModel model = Make();
+  const CpuidResult all = model.Cpuid(0xd, 0, {});
+  const CpuidResult more = model.Cpuid(0xd, 1, {});
+  if (all.eax == 0) return;
+  for (std::uint32_t xcr0 = 1; xcr0 <= all.eax; xcr0 += 2) {
+    if ((xcr0 & ~all.eax) != 0) continue;
+    for (const std::uint32_t xss : {0u, more.ecx}) {
+      std::uint32_t standard = kArea, compacted = kArea;
+      for (unsigned bit = 2; bit < 32; ++bit) {
+        const CpuidResult component = model.Cpuid(0xd, bit, {});
+        if (xcr0 >> bit & 1) standard = std::max(standard, component.ebx + component.eax);
+        if ((xcr0 | xss) >> bit & 1) compacted += component.eax;
+        EXPECT_EQ(component.ecx, more.ecx >> bit & 1) << bit;  // no component is aligned
+      }
+      const CpuidDynamic dynamic = {.xcr0 = xcr0, .xss = xss};
+      EXPECT_EQ(model.Cpuid(0xd, 0, dynamic).ebx, standard);
+      if (xcr0 == all.eax) EXPECT_EQ(all.ecx, standard);
+      if ((more.eax & 2) != 0) EXPECT_EQ(model.Cpuid(0xd, 1, dynamic).ebx, compacted);
+    }
+  }
+}
+
+std::uint32_t KibOf(const CpuidResult& cache) {
+  return ((cache.ebx >> 22) + 1) * ((cache.ebx & 0xfff) + 1) * (cache.ecx + 1) / 1024;
+}
+
+// The leaves of old tell of the same caches as the new one.
+TEST_P(Enumeration, CachesAreTheSameWhereverTheyAreDescribed) {
+  const CpuModel model = Make();
+  const CpuidResult second = model.Cpuid(0x8000'0006, 0, {});
+  EXPECT_EQ(second.ecx & 0xff, 64u);
+  if (IsAmd()) EXPECT_EQ(model.Cpuid(0x8000'0005, 0, {}).ecx & 0xff, 64u);
+  const std::uint32_t leaf = IsAmd() ? 0x8000'001d : 4;
+  if (model.Cpuid(leaf, 0, {}).eax == 0) return;  // before there was such a leaf
+  EXPECT_EQ(KibOf(model.Cpuid(leaf, 2, {})), second.ecx >> 16);
+  if (!IsAmd()) return;
+  EXPECT_EQ(KibOf(model.Cpuid(leaf, 0, {})), model.Cpuid(0x8000'0005, 0, {}).ecx >> 24);
+  EXPECT_EQ(KibOf(model.Cpuid(leaf, 1, {})), model.Cpuid(0x8000'0005, 0, {}).edx >> 24);
+}
+
+// [intel/vol2] "CPUID", leaf 80000001h; AMD's have it everywhere
+TEST_P(Enumeration, SyscallExistsOutside64BitModeOnAmdAlone) {
+  const CpuModel model = Make();
+  EXPECT_NE(model.Cpuid(0x8000'0001, 0, {}).edx & 1u << 11, 0u);
+  EXPECT_EQ((model.Cpuid(0x8000'0001, 0, {.code_64 = false}).edx & 1u << 11) != 0, IsAmd());
 }
 
 // Every leaf there may be, and those behind the last, whose answer is nothing.
@@ -315,6 +392,8 @@ TEST_P(Enumeration, TopologyTellsEveryProcessorFromTheOthers) {
       } else {
         EXPECT_EQ(model.Cpuid(0x8000'0008, 0, {}).ecx & 0xff, count - 1);
         EXPECT_EQ(model.Cpuid(0x8000'0008, 0, {}).ecx >> 12 & 15, bits);
+        // Leaf 1 counts cores, not threads of one.
+        EXPECT_EQ(Enumerated(model, {0x8000'0001, 0, kEcx, 1}), count > 1);
         if (Enumerated(model, {0x8000'0001, 0, kEcx, 22})) {
           EXPECT_EQ(model.Cpuid(0x8000'001e, 0, {}).eax, index);
           EXPECT_EQ(model.Cpuid(0x8000'001e, 0, {}).ebx, index);
@@ -357,6 +436,22 @@ TEST(NamedModelChoice, FeaturesNeedTheirFoundations) {
   for (const Feature gone : {Feature::kXsaves, Feature::kAvx, Feature::kAvx2, Feature::kFma}) {
     EXPECT_FALSE(model.Has(gone));
   }
+}
+
+// [amd/vol2] has neither pointer masking as Intel's nor keys of supervisor pages.
+TEST(NamedModelChoice, AmdHasIntelsInventionsOnRequestAlone) {
+  const Place places[] = {{7, 1, kEax, 26}, {7, 0, kEcx, 31}};
+  const CpuModel intel = std::get<CpuModel>(MakeModel({.extension = &kIntel}));
+  const CpuModel amd = std::get<CpuModel>(MakeModel({.extension = &kAmd}));
+  const CpuModel asked =
+      std::get<CpuModel>(MakeModel({.extension = &kAmd, .features = "+lam,+pks"}));
+  for (const Place& place : places) {
+    EXPECT_TRUE(Enumerated(intel, place));
+    EXPECT_FALSE(Enumerated(amd, place));
+    EXPECT_TRUE(Enumerated(asked, place));
+  }
+  EXPECT_EQ(ErrorOf("max", "+btc_no", kIntel),
+            "CPU feature \"+btc_no\": not of Intel's processors");
 }
 
 TEST(NamedModelChoice, FeaturesOnTopOfAModelBringTheirLeaves) {

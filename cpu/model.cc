@@ -13,118 +13,10 @@ module;
 module pagesaw.cpu.model;
 
 import pagesaw.core.hypercall;
-
 import pagesaw.cpu.named_model;
 
 namespace pagesaw::cpu {
 namespace {
-
-enum Register : std::uint8_t { kEax, kEbx, kEcx, kEdx };
-
-// Whether a feature can be had. kOff: works, but only on request. kHost: where the host's processor
-// has it, which computes the results. kExtension: where it is that of the vendor's virtualization
-// extension.
-enum class Support : std::uint8_t { kOff, kOn, kHost, kExtension };
-
-// Where CPUID shows a feature, and what people call it.
-struct FeatureRow {
-  Feature feature;
-  std::string_view name;
-  std::uint32_t leaf;
-  std::uint8_t subleaf;
-  Register reg;
-  std::uint8_t bit;
-  Support support;
-};
-
-constexpr std::uint32_t kExtended = 0x8000'0001;
-constexpr std::uint32_t kSvmLeaf = 0x8000'000a;
-constexpr std::uint32_t kNoLeaf = ~0u;  // what the MSRs of VMX tell, and not CPUID
-
-// [intel/vol2] "CPUID"; [amd/vol3] "Obtaining Processor Information Via the CPUID Instruction"
-constexpr FeatureRow kFeatures[] = {
-    {Feature::kFpu, "fpu", 1, 0, kEdx, 0, Support::kOn},
-    {Feature::kVme, "vme", 1, 0, kEdx, 1, Support::kOn},
-    {Feature::kDe, "de", 1, 0, kEdx, 2, Support::kOn},
-    {Feature::kPse, "pse", 1, 0, kEdx, 3, Support::kOn},
-    {Feature::kTsc, "tsc", 1, 0, kEdx, 4, Support::kOn},
-    {Feature::kMsr, "msr", 1, 0, kEdx, 5, Support::kOn},
-    {Feature::kPae, "pae", 1, 0, kEdx, 6, Support::kOn},
-    {Feature::kMce, "mce", 1, 0, kEdx, 7, Support::kOn},
-    {Feature::kCx8, "cx8", 1, 0, kEdx, 8, Support::kOn},
-    {Feature::kApic, "apic", 1, 0, kEdx, 9, Support::kOn},
-    {Feature::kSep, "sep", 1, 0, kEdx, 11, Support::kOn},
-    {Feature::kMtrr, "mtrr", 1, 0, kEdx, 12, Support::kOn},
-    {Feature::kPge, "pge", 1, 0, kEdx, 13, Support::kOn},
-    {Feature::kMca, "mca", 1, 0, kEdx, 14, Support::kOn},
-    {Feature::kCmov, "cmov", 1, 0, kEdx, 15, Support::kOn},
-    {Feature::kPat, "pat", 1, 0, kEdx, 16, Support::kOn},
-    {Feature::kPse36, "pse36", 1, 0, kEdx, 17, Support::kOn},
-    {Feature::kClflush, "clflush", 1, 0, kEdx, 19, Support::kOn},
-    {Feature::kMmx, "mmx", 1, 0, kEdx, 23, Support::kOn},
-    {Feature::kFxsr, "fxsr", 1, 0, kEdx, 24, Support::kOn},
-    {Feature::kSse, "sse", 1, 0, kEdx, 25, Support::kOn},
-    {Feature::kSse2, "sse2", 1, 0, kEdx, 26, Support::kOn},
-    {Feature::kSse3, "sse3", 1, 0, kEcx, 0, Support::kHost},
-    {Feature::kPclmulqdq, "pclmulqdq", 1, 0, kEcx, 1, Support::kHost},
-    {Feature::kMonitor, "monitor", 1, 0, kEcx, 3, Support::kOff},
-    {Feature::kVmx, "vmx", 1, 0, kEcx, 5, Support::kExtension},
-    {Feature::kSsse3, "ssse3", 1, 0, kEcx, 9, Support::kHost},
-    {Feature::kFma, "fma", 1, 0, kEcx, 12, Support::kHost},
-    {Feature::kCx16, "cx16", 1, 0, kEcx, 13, Support::kOn},
-    {Feature::kPcid, "pcid", 1, 0, kEcx, 17, Support::kOn},
-    {Feature::kSse41, "sse4_1", 1, 0, kEcx, 19, Support::kHost},
-    {Feature::kSse42, "sse4_2", 1, 0, kEcx, 20, Support::kHost},
-    {Feature::kX2apic, "x2apic", 1, 0, kEcx, 21, Support::kOn},
-    {Feature::kMovbe, "movbe", 1, 0, kEcx, 22, Support::kOn},
-    {Feature::kPopcnt, "popcnt", 1, 0, kEcx, 23, Support::kOn},
-    {Feature::kTscDeadline, "tsc_deadline_timer", 1, 0, kEcx, 24, Support::kOn},
-    {Feature::kAes, "aes", 1, 0, kEcx, 25, Support::kHost},
-    {Feature::kXsave, "xsave", 1, 0, kEcx, 26, Support::kOn},
-    {Feature::kAvx, "avx", 1, 0, kEcx, 28, Support::kHost},
-    {Feature::kF16c, "f16c", 1, 0, kEcx, 29, Support::kHost},
-    {Feature::kRdrand, "rdrand", 1, 0, kEcx, 30, Support::kOn},
-    {Feature::kHypervisor, "hypervisor", 1, 0, kEcx, 31, Support::kOn},
-    {Feature::kFsgsbase, "fsgsbase", 7, 0, kEbx, 0, Support::kOn},
-    {Feature::kTscAdjust, "tsc_adjust", 7, 0, kEbx, 1, Support::kOn},
-    {Feature::kBmi1, "bmi1", 7, 0, kEbx, 3, Support::kOn},
-    {Feature::kAvx2, "avx2", 7, 0, kEbx, 5, Support::kHost},
-    {Feature::kSmep, "smep", 7, 0, kEbx, 7, Support::kOn},
-    {Feature::kBmi2, "bmi2", 7, 0, kEbx, 8, Support::kOn},
-    {Feature::kErms, "erms", 7, 0, kEbx, 9, Support::kOn},
-    {Feature::kInvpcid, "invpcid", 7, 0, kEbx, 10, Support::kOn},
-    {Feature::kRdseed, "rdseed", 7, 0, kEbx, 18, Support::kOn},
-    {Feature::kAdx, "adx", 7, 0, kEbx, 19, Support::kOn},
-    {Feature::kSmap, "smap", 7, 0, kEbx, 20, Support::kOn},
-    {Feature::kClflushopt, "clflushopt", 7, 0, kEbx, 23, Support::kOn},
-    {Feature::kClwb, "clwb", 7, 0, kEbx, 24, Support::kOn},
-    {Feature::kSha, "sha_ni", 7, 0, kEbx, 29, Support::kHost},
-    {Feature::kUmip, "umip", 7, 0, kEcx, 2, Support::kOn},
-    {Feature::kPku, "pku", 7, 0, kEcx, 3, Support::kOn},
-    {Feature::kShstk, "shstk", 7, 0, kEcx, 7, Support::kOn},
-    {Feature::kLa57, "la57", 7, 0, kEcx, 16, Support::kOn},
-    {Feature::kRdpid, "rdpid", 7, 0, kEcx, 22, Support::kOn},
-    {Feature::kPks, "pks", 7, 0, kEcx, 31, Support::kOn},
-    {Feature::kIbt, "ibt", 7, 0, kEdx, 20, Support::kOn},
-    {Feature::kLam, "lam", 7, 1, kEax, 26, Support::kOn},
-    {Feature::kXsaveopt, "xsaveopt", 0xd, 1, kEax, 0, Support::kOn},
-    {Feature::kXsavec, "xsavec", 0xd, 1, kEax, 1, Support::kOn},
-    {Feature::kXgetbv1, "xgetbv1", 0xd, 1, kEax, 2, Support::kOn},
-    {Feature::kXsaves, "xsaves", 0xd, 1, kEax, 3, Support::kOn},
-    {Feature::kLahf, "lahf_lm", kExtended, 0, kEcx, 0, Support::kOn},
-    {Feature::kSvm, "svm", kExtended, 0, kEcx, 2, Support::kExtension},
-    {Feature::kNpt, "npt", kSvmLeaf, 0, kEdx, 0, Support::kExtension},
-    {Feature::kEpt, "ept", kNoLeaf, 0, kEax, 0, Support::kExtension},
-    {Feature::kEptModeBasedExec, "ept_mode_based_exec", kNoLeaf, 0, kEax, 0, Support::kExtension},
-    {Feature::kLzcnt, "abm", kExtended, 0, kEcx, 5, Support::kOn},
-    {Feature::kPrefetchw, "3dnowprefetch", kExtended, 0, kEcx, 8, Support::kOn},
-    {Feature::kTopoext, "topoext", kExtended, 0, kEcx, 22, Support::kOn},
-    {Feature::kSyscall, "syscall", kExtended, 0, kEdx, 11, Support::kOn},
-    {Feature::kNx, "nx", kExtended, 0, kEdx, 20, Support::kOn},
-    {Feature::kGbPages, "pdpe1gb", kExtended, 0, kEdx, 26, Support::kOn},
-    {Feature::kRdtscp, "rdtscp", kExtended, 0, kEdx, 27, Support::kOn},
-    {Feature::kLm, "lm", kExtended, 0, kEdx, 29, Support::kOn},
-};
 
 // Bits of leaf 1 EDX that AMD repeats in leaf 80000001h.
 constexpr std::uint32_t kRepeatedBits = 0x0183'f3ff;
@@ -132,13 +24,6 @@ constexpr std::uint32_t kRepeatedBits = 0x0183'f3ff;
 constexpr std::string_view kBrand = "Pagesaw Virtual Processor";
 
 constexpr std::string_view kWidthWish = "maxphyaddr=";
-
-const FeatureRow* FindRow(std::string_view name) {
-  for (const FeatureRow& row : kFeatures) {
-    if (row.name == name) return &row;
-  }
-  return nullptr;
-}
 
 // Four characters as CPUID packs them.
 std::uint32_t Characters(std::string_view text, std::size_t from) {
@@ -162,7 +47,7 @@ bool HostHas(const FeatureRow& row) {
 
 // Whether the vendor's extension can be offered to guests by this feature.
 bool ExtensionHas(const CpuModel& model, const FeatureRow& row) {
-  const bool of_svm = row.leaf == kSvmLeaf, of_vmx = row.leaf == kNoLeaf;
+  const bool of_svm = row.leaf == kSvmFeatureLeaf, of_vmx = row.leaf == kNoLeaf;
   const std::string_view wanted = of_svm ? "svm" : of_vmx ? "vmx" : row.name;
   return model.extension() != nullptr && model.extension()->feature() == wanted;
 }
@@ -180,45 +65,10 @@ bool IsPossible(const CpuModel& model, const FeatureRow& row) {
   return false;
 }
 
-// What rests on what, foundations first. [intel/vol1] "Detection of AVX Instructions"
-struct Need {
-  Feature feature;
-  Feature needed;
-};
-constexpr Need kNeeds[] = {
-    {Feature::kEpt, Feature::kVmx},          {Feature::kEptModeBasedExec, Feature::kEpt},
-    {Feature::kNpt, Feature::kSvm},          {Feature::kLm, Feature::kPae},
-    {Feature::kNx, Feature::kPae},           {Feature::kPcid, Feature::kLm},
-    {Feature::kGbPages, Feature::kLm},       {Feature::kLa57, Feature::kLm},
-    {Feature::kLam, Feature::kLm},           {Feature::kPku, Feature::kLm},
-    {Feature::kPks, Feature::kLm},           {Feature::kX2apic, Feature::kApic},
-    {Feature::kTscDeadline, Feature::kApic}, {Feature::kTscAdjust, Feature::kTsc},
-    {Feature::kRdtscp, Feature::kTsc},       {Feature::kMmx, Feature::kFpu},
-    {Feature::kFxsr, Feature::kFpu},         {Feature::kSse, Feature::kFxsr},
-    {Feature::kSse, Feature::kMmx},          {Feature::kSse2, Feature::kSse},
-    {Feature::kSse3, Feature::kSse2},        {Feature::kSsse3, Feature::kSse3},
-    {Feature::kSse41, Feature::kSsse3},      {Feature::kSse42, Feature::kSse41},
-    {Feature::kPclmulqdq, Feature::kSse2},   {Feature::kAes, Feature::kSse2},
-    {Feature::kSha, Feature::kSse2},         {Feature::kXsave, Feature::kFxsr},
-    {Feature::kXsaveopt, Feature::kXsave},   {Feature::kXsavec, Feature::kXsave},
-    {Feature::kXgetbv1, Feature::kXsave},    {Feature::kXsaves, Feature::kXsavec},
-    {Feature::kAvx, Feature::kXsave},        {Feature::kAvx, Feature::kSse42},
-    {Feature::kAvx2, Feature::kAvx},         {Feature::kFma, Feature::kAvx},
-    {Feature::kF16c, Feature::kAvx},
-};
-std::string_view NameOf(Feature feature) {
-  for (const FeatureRow& row : kFeatures) {
-    if (row.feature == feature) return row.name;
-  }
-  return "";
-}
-
 using FeatureSet = std::bitset<static_cast<unsigned>(Feature::kCount)>;
 
-// Whose processors alone have the feature, or nothing.
-std::string_view OtherVendorOf(const FeatureRow& row, const CpuModel& model) {
-  if (model.amd_rules()) return row.feature == Feature::kIbt ? "AMD's" : "";
-  return row.feature == Feature::kTopoext ? "Intel's" : "";
+bool IsOtherVendors(const FeatureRow& row, const CpuModel& model) {
+  return row.makers == (model.amd_rules() ? Makers::kIntel : Makers::kAmd);
 }
 
 constexpr unsigned kMinPhysicalBits = 32;
@@ -249,10 +99,11 @@ std::string ApplyWish(std::string_view wish, CpuModel& model, FeatureSet& asked)
     return QuotedFeature(wish) + ": must be +NAME or -NAME, or maxphyaddr=BITS";
   }
   const bool on = wish[0] == '+';
-  const FeatureRow* row = FindRow(wish.substr(1));
+  const FeatureRow* row = FindFeature(wish.substr(1));
   if (row == nullptr) return QuotedFeature(wish) + ": unknown";
-  if (const std::string_view vendor = OtherVendorOf(*row, model); on && !vendor.empty()) {
-    return QuotedFeature(wish) + ": not of " + std::string(vendor) + " processors";
+  if (on && IsOtherVendors(*row, model)) {
+    return QuotedFeature(wish) + ": not of " + (model.amd_rules() ? "AMD's" : "Intel's") +
+           " processors";
   }
   if (on && row->support == Support::kExtension && !ExtensionHas(model, *row)) {
     return QuotedFeature(wish) + ": not on processors of this vendor";
@@ -270,7 +121,7 @@ constexpr CpuidResult MonitorLeaf() { return {64, 64, 3, 2u << 4}; }
 // Takes away features whose foundation is missing; an error message if one of them was asked for,
 // or empty.
 std::string DropUnfounded(CpuModel& model, const FeatureSet& asked) {
-  for (const Need& need : kNeeds) {
+  for (const FeatureNeed& need : FeatureNeeds()) {
     if (model.Has(need.needed) || !model.Has(need.feature)) continue;
     if (asked[static_cast<unsigned>(need.feature)]) {
       return QuotedFeature("+" + std::string(NameOf(need.feature))) + ": needs " +
@@ -281,14 +132,14 @@ std::string DropUnfounded(CpuModel& model, const FeatureSet& asked) {
   return {};
 }
 
-// Sets the features that `model` has before anybody wishes otherwise.
-void SetDefaults(CpuModel& model) {
-  const NamedModel* part = model.part();
-  for (const FeatureRow& row : kFeatures) {
-    const bool has = part == nullptr || row.feature == Feature::kHypervisor || part->Has(row.name);
-    model.Set(row.feature, has && row.support != Support::kOff && IsPossible(model, row) &&
-                               OtherVendorOf(row, model).empty());
+// Whether `model` has the feature before anybody wishes otherwise.
+bool IsDefault(const CpuModel& model, const FeatureRow& row) {
+  if (row.support == Support::kOff || !IsPossible(model, row) || IsOtherVendors(row, model)) {
+    return false;
   }
+  if (row.feature == Feature::kHypervisor) return true;
+  if (const NamedModel* part = model.part(); part != nullptr) return part->Has(row.name);
+  return !model.amd_rules() || row.makers != Makers::kIntelFirst;
 }
 
 }  // namespace
@@ -299,7 +150,7 @@ void CpuModel::set_extension(const VirtExtension* extension) {
 }
 
 bool CpuModel::Has(std::string_view name) const {
-  const FeatureRow* row = FindRow(name);
+  const FeatureRow* row = FindFeature(name);
   return row != nullptr && Has(row->feature);
 }
 
@@ -322,7 +173,7 @@ PagingFeatures CpuModel::paging() const {
 
 std::uint32_t CpuModel::FeatureBits(std::uint32_t leaf, unsigned subleaf, unsigned reg) const {
   std::uint32_t bits = 0;
-  for (const FeatureRow& row : kFeatures) {
+  for (const FeatureRow& row : FeatureRows()) {
     if (row.leaf == leaf && row.subleaf == subleaf && row.reg == reg && Has(row.feature)) {
       bits |= std::uint32_t{1} << row.bit;
     }
@@ -340,17 +191,24 @@ std::string_view CpuModel::brand() const { return part_ != nullptr ? part_->bran
 // Features that a part has been given may need leaves that it has not.
 std::uint32_t CpuModel::max_basic_leaf() const {
   if (part_ == nullptr) return amd_rules_ ? 0x10 : 0x1f;
-  std::uint32_t last = part_->max_basic_leaf;
-  for (const FeatureRow& row : kFeatures) {
-    if (row.leaf < kExtended && row.leaf > last && Has(row.feature)) last = row.leaf;
-  }
+  std::uint32_t last = LastLeaf(0, part_->max_basic_leaf);
   if (Has(Feature::kXsave) && last < 0xd) last = 0xd;
   return last;
 }
 
 std::uint32_t CpuModel::max_extended_leaf() const {
-  if (part_ != nullptr) return part_->max_extended_leaf;
-  return amd_rules_ ? 0x8000'001e : 0x8000'0008;
+  if (part_ == nullptr) return amd_rules_ ? 0x8000'0021 : 0x8000'0008;
+  const std::uint32_t last = LastLeaf(0x8000'0000, part_->max_extended_leaf);
+  return Has(Feature::kTopoext) && last < 0x8000'001e ? 0x8000'001e : last;
+}
+
+// `last`, or the last leaf of those from `first` on that shows a feature which it has.
+std::uint32_t CpuModel::LastLeaf(std::uint32_t first, std::uint32_t last) const {
+  for (const FeatureRow& row : FeatureRows()) {
+    const bool here = row.leaf != kNoLeaf && row.leaf >> 31 == first >> 31;
+    if (here && row.leaf > last && Has(row.feature)) last = row.leaf;
+  }
+  return last;
 }
 
 // The bits of an APIC ID that tell the package's processors apart.
@@ -368,7 +226,7 @@ CpuidResult CpuModel::FeatureLeaf(const CpuidDynamic& dynamic) const {
   if (Has(Feature::kXsave) && dynamic.osxsave) result.ecx |= 1u << 27;
   if (!dynamic.apic_enabled) result.edx &= ~(1u << 9);
   if (!dynamic.monitor) result.ecx &= ~(1u << 3);
-  if (cpu_count_ > 1) result.edx |= 1u << 28;  // HTT: more than one logical processor in EBX
+  if (has_many()) result.edx |= 1u << 28;  // HTT: more than one logical processor in EBX
   return result;
 }
 
@@ -428,6 +286,35 @@ CpuidResult CpuModel::CacheLeaf(std::uint32_t subleaf) const {
   return {cores << 26 | 1u << 8 | level << 5 | type, 7u << 22 | 63, sets - 1, 0};
 }
 
+// The same caches, and a TLB of 64 entries for each purpose. [amd/vol3] "Function 8000_0005h"
+CpuidResult CpuModel::FirstLevelLeaf() const {
+  constexpr std::uint32_t kTlb = 0xff40'ff40;  // fully associative
+  constexpr std::uint32_t kCache = 32u << 24 | 8u << 16 | 1u << 8 | 64;
+  return amd_rules_ ? CpuidResult{kTlb, kTlb, kCache, kCache} : CpuidResult{};
+}
+
+// [amd/vol3] "Function 8000_0006h"; Intel's tell of the cache alone
+CpuidResult CpuModel::SecondLevelLeaf() const {
+  return {0, 0, 512u << 16 | 6u << 12 | (amd_rules_ ? 1u << 8 : 0) | 64, 0};
+}
+
+// Features of AMD's in leaf 1 EDX stand in this leaf, too, and some follow from others.
+CpuidResult CpuModel::ExtendedFeatureLeaf(const CpuidDynamic& dynamic) const {
+  constexpr std::uint32_t kSyscall = 1u << 11, kNoExecute = 1u << 20;
+  CpuidResult result = {0, 0, FeatureBits(kExtendedFeatureLeaf, 0, kEcx),
+                        FeatureBits(kExtendedFeatureLeaf, 0, kEdx)};
+  if (!dynamic.no_execute) result.edx &= ~kNoExecute;
+  if (!amd_rules_) {
+    if (!dynamic.code_64) result.edx &= ~kSyscall;  // it exists there alone
+    return result;
+  }
+  result.eax = Signature();
+  result.edx |= FeatureBits(1, 0, kEdx) & kRepeatedBits;
+  if (Has(Feature::kSse)) result.edx |= 1u << 22;  // SSE's instructions on MMX registers
+  if (has_many()) result.ecx |= 1u << 1;           // leaf 1 EBX counts cores, not threads
+  return result;
+}
+
 // One thread a core, one package. [intel/vol2] "CPUID", leaf 0Bh
 CpuidResult CpuModel::TopologyLeaf(std::uint32_t subleaf) const {
   CpuidResult result;
@@ -464,6 +351,8 @@ CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
       return amd_rules_ ? CpuidResult{} : CacheLeaf(subleaf);
     case 5:
       return dynamic.monitor ? MonitorLeaf() : CpuidResult{};
+    case 6:
+      return {FeatureBits(leaf, 0, kEax), 0, 0, 0};
     case 7:
       return StructuredLeaf(subleaf, dynamic);
     case 0xd:
@@ -473,6 +362,9 @@ CpuidResult CpuModel::BasicLeaf(std::uint32_t leaf, std::uint32_t subleaf,
       return TopologyLeaf(subleaf);
     case 0x15:
       return amd_rules_ ? CpuidResult{} : CpuidResult{1, 1, static_cast<std::uint32_t>(kTscHz), 0};
+    case 0x16:  // base, maximum and bus frequency in MHz
+      return amd_rules_ ? CpuidResult{}
+                        : CpuidResult{kTscHz / 1'000'000, kTscHz / 1'000'000, 100, 0};
     default:
       return {};
   }
@@ -490,15 +382,8 @@ CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf, std::uint32_t subleaf,
       }
       return result;
     }
-    case kExtended: {
-      CpuidResult result = {0, 0, FeatureBits(kExtended, 0, kEcx), FeatureBits(kExtended, 0, kEdx)};
-      if (!dynamic.no_execute) result.edx &= ~(1u << 20);
-      if (amd_rules_) {
-        result.eax = Signature();
-        result.edx |= FeatureBits(1, 0, kEdx) & kRepeatedBits;
-      }
-      return result;
-    }
+    case kExtendedFeatureLeaf:
+      return ExtendedFeatureLeaf(dynamic);
     case 0x8000'0002:
     case 0x8000'0003:
     case 0x8000'0004: {
@@ -506,20 +391,25 @@ CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf, std::uint32_t subleaf,
       return {Characters(brand(), from), Characters(brand(), from + 4),
               Characters(brand(), from + 8), Characters(brand(), from + 12)};
     }
+    case 0x8000'0005:
+      return FirstLevelLeaf();
     case 0x8000'0006:
-      return {0, 0, 512u << 16 | 6u << 12 | 64, 0};
+      return SecondLevelLeaf();
     case 0x8000'0007:
       return {0, 0, 0, 1u << 8};  // the TSC's rate never changes
     case 0x8000'0008: {
       const std::uint32_t cores = apic_id_bits() << 12 | ((cpu_count_ - 1) & 0xff);
-      return {physical_bits_ | linear_bits() << 8, 0, amd_rules_ ? cores : 0, 0};
+      return {physical_bits_ | linear_bits() << 8, FeatureBits(leaf, 0, kEbx),
+              amd_rules_ ? cores : 0, 0};
     }
-    case kSvmLeaf:
-      return {0, 0, 0, FeatureBits(kSvmLeaf, 0, kEdx)};
+    case kSvmFeatureLeaf:
+      return {0, 0, 0, FeatureBits(leaf, 0, kEdx)};
     case 0x8000'001d:
       return Has(Feature::kTopoext) ? CacheLeaf(subleaf) : CpuidResult{};
     case 0x8000'001e:
       return Has(Feature::kTopoext) ? ExtendedTopologyLeaf() : CpuidResult{};
+    case 0x8000'0021:
+      return {FeatureBits(leaf, 0, kEax), 0, 0, 0};
     default:
       return {};
   }
@@ -542,7 +432,7 @@ CpuidResult CpuModel::Cpuid(std::uint32_t leaf, std::uint32_t subleaf,
     result = BasicLeaf(leaf, subleaf, dynamic);
   }
   // Its own leaf is there only if it is offered.
-  const bool beyond = leaf == kSvmLeaf && !Has(Feature::kSvm);
+  const bool beyond = leaf == kSvmFeatureLeaf && !Has(Feature::kSvm);
   if (extension_ != nullptr && !beyond) extension_->AdjustCpuid(leaf, subleaf, result);
   return result;
 }
@@ -566,7 +456,7 @@ std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
   }
   model.set_apic_id(options.apic_id);
   model.set_cpu_count(options.cpu_count);
-  SetDefaults(model);
+  for (const FeatureRow& row : FeatureRows()) model.Set(row.feature, IsDefault(model, row));
   FeatureSet asked;
   std::string_view rest = options.features;
   while (!rest.empty()) {
@@ -581,7 +471,7 @@ std::variant<CpuModel, std::string> MakeModel(const ModelOptions& options) {
 
 std::string FeatureNames(const CpuModel& model) {
   std::string names;
-  for (const FeatureRow& row : kFeatures) {
+  for (const FeatureRow& row : FeatureRows()) {
     if (!model.Has(row.feature)) continue;
     if (!names.empty()) names += ',';
     names += row.name;

@@ -9,96 +9,10 @@ export module pagesaw.cpu.model;
 
 export import pagesaw.core.paging_state;
 export import pagesaw.core.virt_extension;
+export import pagesaw.cpu.feature;
 import pagesaw.cpu.named_model;
 
 export namespace pagesaw::cpu {
-
-// Features by the manuals' names. A feature that is off makes its instructions #UD, and its
-// control-register and MSR bits #GP.
-enum class Feature : std::uint8_t {
-  kFpu,
-  kVme,
-  kDe,
-  kPse,
-  kTsc,
-  kMsr,
-  kPae,
-  kMce,
-  kCx8,
-  kApic,
-  kSep,
-  kMtrr,
-  kPge,
-  kMca,
-  kCmov,
-  kPat,
-  kPse36,
-  kClflush,
-  kMmx,
-  kFxsr,
-  kSse,
-  kSse2,
-  kSse3,
-  kPclmulqdq,
-  kMonitor,
-  kVmx,
-  kSsse3,
-  kFma,
-  kCx16,
-  kPcid,
-  kSse41,
-  kSse42,
-  kX2apic,
-  kMovbe,
-  kPopcnt,
-  kTscDeadline,
-  kAes,
-  kXsave,
-  kAvx,
-  kF16c,
-  kRdrand,
-  kHypervisor,
-  kFsgsbase,
-  kTscAdjust,
-  kBmi1,
-  kAvx2,
-  kSmep,
-  kBmi2,
-  kErms,
-  kInvpcid,
-  kRdseed,
-  kAdx,
-  kSmap,
-  kClflushopt,
-  kClwb,
-  kSha,
-  kUmip,
-  kPku,
-  kLa57,
-  kRdpid,
-  kPks,
-  kShstk,
-  kIbt,
-  kLam,
-  kSvm,
-  kNpt,
-  kEpt,
-  kEptModeBasedExec,
-  kSyscall,
-  kNx,
-  kGbPages,
-  kRdtscp,
-  kLm,
-  kLahf,
-  kLzcnt,
-  kPrefetchw,
-  kTopoext,
-  kXsaveopt,
-  kXsavec,
-  kXgetbv1,
-  kXsaves,
-  kCount,
-};
 
 // What CPUID answers besides what never changes.
 struct CpuidDynamic {
@@ -108,6 +22,7 @@ struct CpuidDynamic {
   bool monitor = false;      // IA32_MISC_ENABLE: MONITOR and MWAIT, if they are there at all
   bool few_leaves = false;   // IA32_MISC_ENABLE: basic leaves end with 2
   bool no_execute = true;    // IA32_MISC_ENABLE: the no-execute bit, if it is there
+  bool code_64 = true;       // asked from 64-bit mode
   std::uint64_t xcr0 = 1, xss = 0;
 };
 
@@ -192,6 +107,11 @@ class CpuModel {
   CpuidResult CacheLeaf(std::uint32_t subleaf) const;
   CpuidResult TopologyLeaf(std::uint32_t subleaf) const;
   CpuidResult ExtendedTopologyLeaf() const;
+  CpuidResult FirstLevelLeaf() const;
+  CpuidResult SecondLevelLeaf() const;
+  CpuidResult ExtendedFeatureLeaf(const CpuidDynamic& dynamic) const;
+  bool has_many() const { return cpu_count_ > 1; }
+  std::uint32_t LastLeaf(std::uint32_t first, std::uint32_t last) const;
   std::uint32_t Signature() const;
   std::uint32_t max_basic_leaf() const;
   std::uint32_t max_extended_leaf() const;

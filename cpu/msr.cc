@@ -29,6 +29,15 @@ std::uint64_t ClockNow(const Core& core) {
 
 constexpr std::uint64_t kApicBaseX2apic = 1u << 10;
 
+// Nothing is executed ahead of time, so that nothing leaks: neither from the kernel's memory, the
+// first-level cache, stores passed by loads, buffers of all kinds, nor from what predicts branches,
+// whose predictions IBRS restricts once and for all. [intel/vol4] "IA32_ARCH_CAPABILITIES"
+constexpr std::uint64_t kArchCapabilities = 0x4000'0000'0d10'e17b;
+constexpr std::uint64_t kPredictionBarrier = 1;
+bool HasPredictionBarrier(const CpuModel& model) {
+  return model.Has(Feature::kSpecCtrl) || model.Has(Feature::kIbpb);
+}
+
 std::uint64_t MiscEnable(const Core& core) {
   return core.plain_msrs.Read(kMsrMiscEnable).value_or(0);
 }
@@ -151,7 +160,12 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
     case kMsrTscAux:
       return gated(model.Has(Feature::kRdtscp) || model.Has(Feature::kRdpid), core.tsc_aux);
     case kMsrMicrocodeUpdate:
+    case kMsrPredictionCommand:
       return Result::kRefused;
+    case kMsrSpeculationControl:
+      return model.Has(Feature::kSpecCtrl) ? ReadKept(core, index, value) : Result::kRefused;
+    case kMsrArchCapabilities:
+      return gated(model.Has(Feature::kArchCapabilities), kArchCapabilities);
     default:
       if (IsAmdPerformanceCounter(core, index)) return gated(true, 0);
       if (const Result own = ReadOfUnit(core, index, value); own != Result::kNotOurs) return own;
@@ -218,6 +232,12 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
                                                                             : Result::kNotOurs;
     case kMsrMicrocodeUpdate:  // no update ever fits: Intel's do nothing, AMD's fault
       return ignore(!model.amd_rules());
+    case kMsrSpeculationControl:
+      return model.Has(Feature::kSpecCtrl) ? WriteKept(core, index, value) : Result::kRefused;
+    case kMsrPredictionCommand:
+      return ignore(HasPredictionBarrier(model) && (value & ~kPredictionBarrier) == 0);
+    case kMsrArchCapabilities:
+      return Result::kRefused;
     case kMsrSysenterCs:
       return set(core.sysenter_cs, model.Has(Feature::kSep));
     case kMsrSysenterEsp:
@@ -434,6 +454,7 @@ bool Cpuid(Core& core, const Op& op) {
                                 .monitor = HasMonitor(core),
                                 .few_leaves = (enabled & kMiscEnableLimitCpuid) != 0,
                                 .no_execute = (enabled & kMiscEnableNoExecuteDisable) == 0,
+                                .code_64 = core.code_64(),
                                 .xcr0 = core.xcr0,
                                 .xss = core.xss};
   const CpuidResult result = core.model->Cpuid(Low(core, kRax), Low(core, kRcx), dynamic);

@@ -36,7 +36,7 @@ constexpr NamedModel kModels[] = {
      .predecessor = kNehalem,
      .added =
          "pclmulqdq pcid x2apic tsc_deadline_timer aes xsave avx f16c rdrand fsgsbase smep erms "
-         "xsaveopt pdpe1gb"},
+         "xsaveopt pdpe1gb arat"},
     {.name = kHaswell,
      .vendor = "intel",
      .signature = 0x000306f2,
@@ -64,7 +64,7 @@ constexpr NamedModel kModels[] = {
      .max_basic_leaf = 0x20,
      .max_extended_leaf = 0x8000'0008,
      .predecessor = kSkylakeServer,
-     .added = "sha_ni umip la57 rdpid pks shstk ibt"},
+     .added = "sha_ni umip la57 rdpid pks shstk ibt spec_ctrl arch_capabilities"},
     {.name = kOpteron,
      .vendor = "amd",
      .signature = 0x00100f23,
@@ -74,7 +74,7 @@ constexpr NamedModel kModels[] = {
      .max_extended_leaf = 0x8000'001b,
      .added = "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx "
               "fxsr sse sse2 sse3 monitor cx16 popcnt lahf_lm abm 3dnowprefetch syscall nx pdpe1gb "
-              "rdtscp lm"},
+              "rdtscp lm svm npt"},
     {.name = kEpycRome,
      .vendor = "amd",
      .signature = 0x00830f10,
@@ -85,7 +85,7 @@ constexpr NamedModel kModels[] = {
      .predecessor = kOpteron,
      .added = "pclmulqdq ssse3 fma sse4_1 sse4_2 x2apic movbe aes xsave avx f16c rdrand fsgsbase "
               "bmi1 avx2 smep bmi2 rdseed adx smap clflushopt clwb sha_ni umip rdpid xsaveopt "
-              "xsavec xgetbv1 xsaves topoext"},
+              "xsavec xgetbv1 xsaves topoext arat xsaveerptr ibpb"},
     {.name = kEpycMilan,
      .vendor = "amd",
      .signature = 0x00a00f11,
@@ -94,7 +94,7 @@ constexpr NamedModel kModels[] = {
      .max_basic_leaf = 0x10,
      .max_extended_leaf = 0x8000'0023,
      .predecessor = kEpycRome,
-     .added = "pcid invpcid erms pku shstk"},
+     .added = "pcid invpcid erms pku shstk ssb_no btc_no lfence_rdtsc null_sel_clr_base"},
     {.name = "epyc-genoa",
      .vendor = "amd",
      .signature = 0x00a10f11,
@@ -103,7 +103,7 @@ constexpr NamedModel kModels[] = {
      .max_basic_leaf = 0x10,
      .max_extended_leaf = 0x8000'0028,
      .predecessor = kEpycMilan,
-     .added = "la57"},
+     .added = "la57 autoibrs"},
 };
 
 bool HasWord(std::string_view words, std::string_view word) {

@@ -29,6 +29,7 @@ constexpr std::uint64_t kMiscEnableFixed = 1u << 7 | 1u << 11 | 1u << 12;
 
 constexpr std::array kRows = {
     Row{kMsrPlatformId, kIntel, 0, 0}, Row{kMsrSmiCount, kIntel, 0, 0},
+    Row{kMsrSpeculationControl, kIntel, 0, 1u << 0},  // IBRS
     // A write before CPUID asks for the revision, which stands in the upper half.
     Row{kMsrMicrocode, kIntel, kOne << 32, kAll, kAll}, Row{kMsrMicrocode, kAmd, 0x0800'1138, 0},
     // The ratio of the counter to 100 MHz, and that CPUID can be made to fault.
@@ -42,15 +43,15 @@ constexpr std::array kRows = {
     Row{kMsrHwcr, kAmd, 1u << 24,
         1u << 3 | 1u << 4 | 1u << 6 | 1u << 8 | kHwcrMcStatusWritable | 1u << 24},
     Row{kMsrTopMem, kAmd, 0, 0xffff'ff80'0000}, Row{kMsrTopMem2, kAmd, 0, 0xffff'ff80'0000},
-    Row{kMsrNbCfg, kAmd, 0, kAll}, Row{kMsrLsCfg, kAmd, 0, kAll},
-    Row{0xc001'1021, kAmd, 0, kAll},  // IC_CFG
-    Row{0xc001'1022, kAmd, 0, kAll},  // DC_CFG
-    Row{0xc001'1023, kAmd, 0, kAll},  // TW_CFG
-    Row{0xc001'1028, kAmd, 0, kAll},  // FP_CFG
-    Row{kMsrDeCfg, kAmd, 2, kAll},    // LFENCE serializes
-    Row{0xc001'102a, kAmd, 0, kAll},  // CU_CFG2
-    Row{0xc001'102c, kAmd, 0, kAll},  // EX_CFG
-    Row{0xc001'102d, kAmd, 0, kAll},  // LS_CFG2
+    Row{kMsrNbCfg, kAmd, 0, kAll}, Row{kMsrInterruptPending, kAmd, 0, 0},
+    Row{kMsrLsCfg, kAmd, 0, kAll}, Row{0xc001'1021, kAmd, 0, kAll},  // IC_CFG
+    Row{0xc001'1022, kAmd, 0, kAll},                                 // DC_CFG
+    Row{0xc001'1023, kAmd, 0, kAll},                                 // TW_CFG
+    Row{0xc001'1028, kAmd, 0, kAll},                                 // FP_CFG
+    Row{kMsrDeCfg, kAmd, 2, kAll},                                   // LFENCE serializes
+    Row{0xc001'102a, kAmd, 0, kAll},                                 // CU_CFG2
+    Row{0xc001'102c, kAmd, 0, kAll},                                 // EX_CFG
+    Row{0xc001'102d, kAmd, 0, kAll},                                 // LS_CFG2
 };
 
 }  // namespace

@@ -12,6 +12,7 @@ export namespace pagesaw::cpu {
 enum PlainMsr : std::uint32_t {
   kMsrPlatformId = 0x17,
   kMsrSmiCount = 0x34,
+  kMsrSpeculationControl = 0x48,
   kMsrMicrocode = 0x8b,  // IA32_BIOS_SIGN_ID, AMD's patch level
   kMsrPlatformInfo = 0xce,
   kMsrPackageCstates = 0xe2,
@@ -22,6 +23,7 @@ enum PlainMsr : std::uint32_t {
   kMsrTopMem = 0xc001'001a,
   kMsrTopMem2 = 0xc001'001d,
   kMsrNbCfg = 0xc001'001f,
+  kMsrInterruptPending = 0xc001'0055,
   kMsrLsCfg = 0xc001'1020,
   kMsrDeCfg = 0xc001'1029,
 };
@@ -44,7 +46,7 @@ class PlainMsrs {
   bool Write(std::uint32_t index, std::uint64_t value);
 
  private:
-  static constexpr unsigned kCount = 22;
+  static constexpr unsigned kCount = 24;
 
   // Where `index` stands, or kCount.
   unsigned Find(std::uint32_t index) const;

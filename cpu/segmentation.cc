@@ -25,13 +25,14 @@ bool Locate(const Core& core, std::uint16_t selector, unsigned bytes, std::uint6
   return true;
 }
 
-// A null selector in a data-segment register. Intel clears the base, AMD keeps that of FS and GS.
-// [amd/vol2] "FS and GS Registers in 64-Bit Mode"
+// A null selector in a data-segment register. Intel clears the base, as later ones of
+// AMD's do; others keep that of FS and GS. [amd/vol2] "FS and GS Registers in 64-Bit Mode"
 Segment NullSegment(const Core& core, SegmentName name, std::uint16_t selector) {
   Segment segment;
   segment.selector = selector;
   segment.limit = 0;
-  if (core.model->amd_rules() && (name == kFs || name == kGs)) {
+  const bool keeps = core.model->amd_rules() && !core.model->Has(Feature::kNullClearsBase);
+  if (keeps && (name == kFs || name == kGs)) {
     segment.base = core.segments[name].base;
   }
   return segment;

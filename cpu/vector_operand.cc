@@ -5,6 +5,8 @@ module;
 #include <cstring>
 module pagesaw.cpu.vector_operand;
 
+import pagesaw.cpu.control_bits;
+
 namespace pagesaw::cpu {
 namespace {
 
@@ -34,6 +36,18 @@ bool InPage(std::uint64_t tag, std::uint64_t linear, unsigned bytes) {
 }
 
 }  // namespace
+
+bool MeetX87Error(Core& core) {
+  if ((core.cr0 & kCr0Ne) != 0) return core.Raise(kMf);
+  BusAccess access{
+      .kind = BusAccess::Kind::kX87Error, .bytes = 1, .address = core.x87_error_told ? 0u : 1u};
+  if (!core.AskBus(access)) return false;
+  core.x87_error_told = true;
+  if (access.value != 0) return true;
+  core.replay.Clear();  // an interrupt comes before the instruction begins again
+  core.exit = Exit{};
+  return core.LeaveWith(ExitReason::kHalt);
+}
 
 void SetTop(ExtendedState& state, unsigned top) {
   // ST(i) is physical register i + top.

@@ -33,10 +33,21 @@ inline bool AvxReady(Core& core) {
   }
   return (core.cr0 & kCr0Ts) == 0 || core.Raise(kNm);
 }
+// Meets an x87 error that waits: #MF, or with CR0.NE clear the outside is told and the instruction
+// stands still until an interrupt, unless the outside says to ignore it.
+// [intel/vol1] "MS-DOS Compatibility Sub-mode"
+bool MeetX87Error(Core& core);
+// Whether no x87 error stops an instruction that waits for such.
+inline bool NoX87Error(Core& core) {
+  if (X87Pending(core.extended)) [[unlikely]]
+    return MeetX87Error(core);
+  core.x87_error_told = false;
+  return true;
+}
 inline bool MmxReady(Core& core) {
   if ((core.cr0 & kCr0Em) != 0) return core.Raise(kUd);
   if ((core.cr0 & kCr0Ts) != 0) return core.Raise(kNm);
-  return !X87Pending(core.extended) || core.Raise(kMf);
+  return NoX87Error(core);
 }
 template <bool kVex>
 inline bool VectorReady(Core& core) {

@@ -12,7 +12,7 @@ import pagesaw.cpu.test_processor;
 namespace pagesaw::cpu {
 namespace {
 
-constexpr std::uint64_t kEm = 1 << 2, kTs = 1 << 3, kMp = 1 << 1;
+constexpr std::uint64_t kEm = 1 << 2, kTs = 1 << 3, kMp = 1 << 1, kNe = 1 << 5;
 constexpr std::uint64_t kOsfxsr = 1 << 9, kOsxmmexcpt = 1 << 10, kOsxsave = 1 << 18;
 constexpr std::uint64_t kData = 0x4000, kIdt = 0x5000, kGdt = 0x6000, kHandlers = 0x7000;
 
@@ -142,6 +142,7 @@ TEST(X87, UnmaskedExceptionWaitsForTheNextInstruction) {
   const std::vector<std::uint8_t> divide = {0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9, 0xdf, 0xe0};
   ASSERT_EQ(machine.Run(divide), -1);
   EXPECT_EQ(machine.state.gpr[kRax] & 0x8084, 0x8084u);
+  machine.state.cr0 |= kNe;
   EXPECT_EQ(machine.Run(kFld1), 16);
 }
 

@@ -14,21 +14,19 @@ namespace {
 constexpr std::size_t kX87Bytes = 160;  // of ExtendedState, with MXCSR
 // Unmasked, these keep the result from being stored: invalid, overflow, underflow.
 constexpr unsigned kStopsStore = 0x19;
+constexpr std::uint16_t kErrorSummary = 0x8080;  // ES and its copy, B
 
 // How an instruction is executed: Op::immediate holds the escape's low bits, ModRM and these.
 enum Trait : unsigned { kLoads = 1u << 16, kStores = 1u << 17 };
 
 bool Available(Core& core) { return (core.cr0 & (kCr0Em | kCr0Ts)) == 0 || core.Raise(kNm); }
-// The same for instructions that wait for exceptions. CR0.NE clear would make the exception an
-// interrupt of the outside; here it is #MF all the same.
-bool Ready(Core& core) {
-  return Available(core) && (!X87Pending(core.extended) || core.Raise(kMf));
-}
+// The same for instructions that wait for exceptions.
+bool Ready(Core& core) { return Available(core) && NoX87Error(core); }
 
 bool Wait(Core& core, const Op&) {
   constexpr std::uint64_t kBoth = kCr0Mp | kCr0Ts;
   if ((core.cr0 & kBoth) == kBoth) return core.Raise(kNm);
-  return !X87Pending(core.extended) || core.Raise(kMf);
+  return NoX87Error(core);
 }
 
 void NotePointers(Core& core, const Op& op, ExtendedState& state) {
@@ -49,6 +47,9 @@ bool Execute(Core& core, const Op& op) {
   }
   ExtendedState state;
   std::memcpy(&state, &core.extended, kX87Bytes);
+  // Errors that wait and are ignored would stop the host.
+  const auto ignored = static_cast<std::uint16_t>(state.fsw & ~state.fcw & 0x3f);
+  if (ignored != 0) state.fsw &= static_cast<std::uint16_t>(~(ignored | kErrorSummary));
   const std::uint64_t flags = RunX87(state, static_cast<std::uint8_t>(op.immediate & 7),
                                      static_cast<std::uint8_t>(op.immediate >> 8 & 0xff), operand,
                                      core.flags.All() | kFlagFixed);
@@ -63,6 +64,7 @@ bool Execute(Core& core, const Op& op) {
       return false;
     }
   }
+  if (ignored != 0) state.fsw |= ignored | kErrorSummary;
   state.fop = core.extended.fop;
   state.fip = core.extended.fip;
   state.fdp = core.extended.fdp;
@@ -155,7 +157,7 @@ void ResetX87(ExtendedState& state) {
 void NormalizeX87(ExtendedState& state) {
   state.fcw = static_cast<std::uint16_t>((state.fcw & 0x1f3f) | 0x40);
   state.fsw &= 0x7f7f;
-  if (X87Pending(state)) state.fsw |= 0x8080;  // ES and its copy, B
+  if (X87Pending(state)) state.fsw |= kErrorSummary;
   state.unused = 0;
   for (ExtendedState::X87Register& st : state.st) st.unused = {};
 }

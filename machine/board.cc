@@ -26,6 +26,7 @@ Board::Board(BoardOptions options, const Clock& clock, Console& console, SystemC
       pit_(clock, lines_),
       hpet_(clock, lines_),
       uart_(kUartPort, kUartIrq, lines_, console),
+      coprocessor_error_(lines_),
       debug_exit_(system),
       debug_console_(console),
       keyboard_(system),
@@ -36,9 +37,9 @@ Board::Board(BoardOptions options, const Clock& clock, Console& console, SystemC
       test_device_(lines_, std::move(forget)),
       virtio_(std::move(options.virtio), lines_, memory, console, [wake] { wake(0); }) {
   const std::initializer_list<Device*> devices = {
-      &pic_,        &io_apic_,       &pit_,      &hpet_,       &uart_,
-      &debug_exit_, &debug_console_, &keyboard_, &fw_cfg_,     &system_control_port_,
-      &power_,      &rtc_,           &pci_,      &test_device_};
+      &pic_,        &io_apic_,       &pit_,      &hpet_,        &uart_,
+      &debug_exit_, &debug_console_, &keyboard_, &fw_cfg_,      &system_control_port_,
+      &power_,      &rtc_,           &pci_,      &test_device_, &coprocessor_error_};
   for (Device* device : devices) {
     if (!bus_.Attach(*device).ok()) std::abort();  // two of our own devices at one address
   }

@@ -12,6 +12,7 @@ import pagesaw.machine.apic_bus;
 import pagesaw.machine.bus;
 import pagesaw.machine.clock;
 import pagesaw.machine.console;
+import pagesaw.machine.coprocessor_error;
 import pagesaw.machine.device;
 import pagesaw.machine.device_memory;
 import pagesaw.machine.hpet;
@@ -50,6 +51,7 @@ class Board {
   Pic& pic() { return pic_; }
   Uart& uart() { return uart_; }
   VirtioDevices& virtio() { return virtio_; }
+  CoprocessorError& coprocessor_error() { return coprocessor_error_; }
   LocalApic& apic(unsigned cpu) { return *apics_[cpu]; }
 
  private:
@@ -62,6 +64,7 @@ class Board {
   Pit pit_;
   Hpet hpet_;
   Uart uart_;
+  CoprocessorError coprocessor_error_;
   DebugExit debug_exit_;
   DebugConsole debug_console_;
   KeyboardController keyboard_;

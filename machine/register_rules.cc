@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::uint64_t kCr0Known = 0xe005'003f;
 constexpr std::uint64_t kCr0Nw = 1u << 29, kCr0Cd = 1u << 30;
-constexpr std::uint64_t kEferKnown = 0x7f01;
+constexpr std::uint64_t kEferKnown = 0x20'7f01;
 constexpr std::uint64_t kRflagsKnown = 0x3f'7fd7;
 
 absl::Status Refuse(const char* name, std::uint64_t value, const char* why) {

@@ -592,6 +592,10 @@ void Vcpu::Dispatch(BusAccess& access) {
     case BusAccess::Kind::kHypercall:
       access.value = AnswerHypercall(HypercallOf(processor_->GetState()), *environment_.apic_bus);
       return;
+    case BusAccess::Kind::kX87Error:
+      access.value = environment_.coprocessor_error != nullptr &&
+                     environment_.coprocessor_error->Report(access.address != 0);
+      return;
     default:
       break;
   }

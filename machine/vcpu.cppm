@@ -25,6 +25,7 @@ import pagesaw.core.virtual_time;
 import pagesaw.machine.apic_bus;
 import pagesaw.machine.bus;
 import pagesaw.machine.clock;
+import pagesaw.machine.coprocessor_error;
 import pagesaw.machine.local_apic;
 import pagesaw.machine.msr_file;
 import pagesaw.machine.pic;
@@ -45,6 +46,7 @@ struct VcpuEnvironment {
   VmMmu* mmu = nullptr;
   const GuestMemory* memory = nullptr;  // needed if not `tdp`
   bool tdp = true;
+  CoprocessorError* coprocessor_error = nullptr;  // of the first vCPU; null: nobody interrupts
   // Where a guest that slept wants to go on, in real mode. May be empty: at 0.
   std::function<std::uint32_t()> waking_vector = {};
   const MemoryAttributes* attributes = nullptr;  // of the memory; null: none

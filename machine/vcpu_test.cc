@@ -28,6 +28,8 @@ import pagesaw.core.virtual_time;
 import pagesaw.machine.apic_bus;
 import pagesaw.machine.bus;
 import pagesaw.machine.clock;
+import pagesaw.machine.coprocessor_error;
+import pagesaw.machine.device;
 import pagesaw.machine.fake_processor;
 import pagesaw.machine.local_apic;
 import pagesaw.machine.msr_file;
@@ -117,10 +119,14 @@ class VcpuTest : public testing::Test {
     mmu_ = mmu.get();
     auto guest_mmu = std::make_unique<FakeMmu>();
     guest_mmu_ = guest_mmu.get();
-    vcpu_ = std::make_unique<Vcpu>(
-        VcpuEnvironment{
-            .clock = &clock_, .bus = &bus_, .pic = &pic_, .apic_bus = &apic_bus_, .mmu = &vm_mmu_},
-        std::move(processor), std::move(mmu), std::move(guest_mmu), apic_, msrs_);
+    vcpu_ = std::make_unique<Vcpu>(VcpuEnvironment{.clock = &clock_,
+                                                   .bus = &bus_,
+                                                   .pic = &pic_,
+                                                   .apic_bus = &apic_bus_,
+                                                   .mmu = &vm_mmu_,
+                                                   .coprocessor_error = &coprocessor_error_},
+                                   std::move(processor), std::move(mmu), std::move(guest_mmu),
+                                   apic_, msrs_);
     apic_bus_.Attach(apic_);
     apic_.WriteMmio(0xf0, 0x1ff);
     processor_->state.rflags |= kFlagIf;
@@ -141,6 +147,7 @@ class VcpuTest : public testing::Test {
   Bus bus_;
   ApicBus apic_bus_;
   Pic pic_{[](bool) {}};
+  CoprocessorError coprocessor_error_{pic_};
   LocalApic apic_{{}, clock_, apic_bus_, [this] {
                     if (vcpu_) vcpu_->Kick();
                   }};
@@ -328,21 +335,40 @@ TEST_F(VcpuTest, DeliversPicInterruptsThroughLint0) {
   EXPECT_EQ(processor_->events[0].vector, 0x34);
 }
 
-TEST_F(VcpuTest, HaltWaitsWithoutRunningUntilAnInterrupt) {
+TEST_F(VcpuTest, HaltedItDoesNotRunUntilAnInterrupt) {
   Exits({.reason = ExitReason::kHalt});
   vcpu_->Step();
   EXPECT_EQ(vcpu_->GetState().activity, Activity::kHalted);
-  const unsigned runs = processor_->runs;
-  std::thread sender([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(30));
-    apic_.Accept({.vector = 0x55});
-  });
-  vcpu_->Step();  // waits for the sender
-  sender.join();
-  EXPECT_EQ(processor_->runs, runs);
+  for (int i = 0; i < 3; ++i) vcpu_->Step(clock_.NowNs());
+  EXPECT_EQ(processor_->runs, 1u);
+  apic_.Accept({.vector = 0x55});
   vcpu_->Step();
+  EXPECT_EQ(processor_->runs, 2u);
   ASSERT_EQ(processor_->events.size(), 1u);
   EXPECT_EQ(processor_->events[0].vector, 0x55);
+}
+
+// Whether the sender comes before the wait or into it, the wait ends.
+TEST_F(VcpuTest, AnInterruptOfAnotherThreadEndsTheWait) {
+  Exits({.reason = ExitReason::kHalt});
+  vcpu_->Step();
+  std::thread sender([&] { apic_.Accept({.vector = 0x55}); });
+  while (processor_->events.empty()) vcpu_->Step();
+  sender.join();
+  EXPECT_EQ(processor_->events[0].vector, 0x55);
+}
+
+TEST_F(VcpuTest, AnX87ErrorRaisesIrq13AndPortF0LetsTheUnitGoOn) {
+  Exits({.reason = ExitReason::kBus,
+         .bus = {.kind = BusAccess::Kind::kX87Error, .bytes = 1, .address = 1}});
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  EXPECT_TRUE(pic_.HasInterrupt());
+  coprocessor_error_.Write(BusSpace::kPort, 0xf0, 1, 0);
+  Exits({.reason = ExitReason::kBus, .bus = {.kind = BusAccess::Kind::kX87Error, .bytes = 1}});
+  EXPECT_FALSE(vcpu_->Step().has_value());
+  ASSERT_EQ(processor_->answers.size(), 2u);
+  EXPECT_EQ(processor_->answers[0].value, 0u);
+  EXPECT_EQ(processor_->answers[1].value, 1u);
 }
 
 TEST_F(VcpuTest, HaltWaitsForTheTimer) {

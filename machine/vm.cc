@@ -298,6 +298,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
             .mmu = mmu.get(),
             .memory = &memory.slots(),
             .tdp = config.tdp,
+            .coprocessor_error = i == 0 ? &board->coprocessor_error() : nullptr,
             .waking_vector = [this] { return WakingVector(); },
             .attributes = &mmu->attributes(),
             .violated = [this](const Violation& violation) { NoteViolation(violation); },

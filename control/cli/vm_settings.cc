@@ -119,9 +119,10 @@ std::vector<OptionSpec> VmSettingOptions() {
                "same; default: host"},
       {.name = "cpu",
        .placeholder = "max",
-       .help = "CPU model: max (all that works; the default), nehalem, ivy-bridge, haswell, "
-               "skylake-server, "
-               "sapphire-rapids, opteron, epyc-rome, epyc-milan or epyc-genoa"},
+       .help =
+           "CPU model: max (all that works and the vendor has; the default), nehalem, ivy-bridge, "
+           "haswell, skylake-server, sapphire-rapids, opteron, epyc-rome, epyc-milan or "
+           "epyc-genoa"},
       {.name = "cpu_features",
        .placeholder = "+x,-y",
        .help = "CPU features to add to the model's and to take away; maxphyaddr=N: N physical "

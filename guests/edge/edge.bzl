@@ -61,6 +61,7 @@ EDGE_GUESTS = [
     "virtual_8086",
     "vmx",
     "vmx_random",
+    "x87_error",
 ]
 
 # These have an entry of their own and stay in 32-bit mode until they choose otherwise.
