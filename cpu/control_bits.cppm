@@ -48,6 +48,7 @@ inline constexpr std::uint64_t kDr7Gd = 1u << 13;
 // IA32_DEBUGCTL. [intel/vol3] "IA32_DEBUGCTL MSR"; [amd/vol2] "Debug-Control MSR (DebugCtl)"
 inline constexpr std::uint64_t kDebugctlLbr = 1u << 0;
 inline constexpr std::uint64_t kDebugctlBtf = 1u << 1;
+inline constexpr std::uint64_t kDebugctlPins = 15u << 2;  // AMD's: of no effect
 
 // [intel/vol4] "Architectural MSRs"; [amd/vol2] "MSR Cross-Reference"
 enum Msr : std::uint32_t {
@@ -62,6 +63,10 @@ enum Msr : std::uint32_t {
   kMsrMicrocodeUpdate = 0x79,
   kMsrArchCapabilities = 0x10a,
   kMsrDebugctl = 0x1d9,
+  kMsrLastBranchFrom = 0x1db,
+  kMsrLastBranchTo = 0x1dc,
+  kMsrLastIntFrom = 0x1dd,
+  kMsrLastIntTo = 0x1de,
   kMsrPat = 0x277,
   kMsrUserCet = 0x6a0,
   kMsrSupervisorCet = 0x6a2,

@@ -216,6 +216,22 @@ struct GuestMode {
   std::optional<NestedInvalidation> nested_invalidation;  // the outside is to be told of it
 };
 
+// Where control went last, while DebugCtl.LBR is set. AMD's alone: Intel's records are enumerated
+// by leaves that say that there are none. [amd/vol2] "Control-Transfer Breakpoint Features"
+struct TransferRecords {
+  struct Transfer {
+    std::uint64_t from = 0, to = 0;
+  };
+  Transfer last;          // by a branch, an interrupt or an exception
+  Transfer before_event;  // the last one before the last interrupt or exception
+
+  inline void NoteBranch(std::uint64_t from, std::uint64_t to) { last = {from, to}; }
+  inline void NoteEvent(std::uint64_t from, std::uint64_t to) {
+    before_event = last;
+    last = {from, to};
+  }
+};
+
 struct Core {
   // -- read by nearly every instruction
   std::array<std::uint64_t, 17> gpr = {};  // [16] stays 0
@@ -257,6 +273,7 @@ struct Core {
   // What has happened to be told by the next #DB that is a trap: bits of DR6.
   std::uint64_t debug_causes = 0;
   std::uint64_t debugctl = 0;
+  TransferRecords records;
   MemoryTypeRanges memory_type_ranges;  // these three outlive SetState, as they outlive INIT
   MachineCheckBanks machine_check;
   PlainMsrs plain_msrs;
@@ -342,6 +359,8 @@ struct Core {
   inline bool virtual_8086() const { return (rflags & kFlagVm) != 0; }
   inline bool real_mode() const { return !protected_mode(); }
   inline bool code_64() const { return code_size == CodeSize::k64; }
+  // DebugCtl.LBR: instructions run one by one then.
+  inline bool records_transfers() const { return (debugctl & 1) != 0; }
 
   // Whether shadow stacks and indirect branch tracking are on at `level` outside virtual-8086 mode.
   // [intel/vol1] "Shadow Stacks", "Indirect Branch Tracking", Terminology

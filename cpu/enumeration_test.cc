@@ -143,6 +143,7 @@ TEST_P(Enumeration, InstructionsExistAsEnumerated) {
       {"xsavec", {0xd, 1, kEax, 1}, {0x0f, 0xc7, 0x27}},
       {"xsaves", {0xd, 1, kEax, 3}, {0x0f, 0xc7, 0x2f}},
       {"rdtscp", {0x8000'0001, 0, kEdx, 27}, {0x0f, 0x01, 0xf9}},
+      {"monitorx", {0x8000'0001, 0, kEcx, 29}, {0x31, 0xc9, 0x0f, 0x01, 0xfa}},
   };
   const CpuModel model = Make();
   TrapTester tester(model);

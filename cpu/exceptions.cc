@@ -271,6 +271,7 @@ bool DeliverProtected(const Delivering& event) {
 bool TryDeliver(Core& core, const Pending& pending) {
   const Delivering event{core, pending, IsSoftware(pending) ? pending.return_rip : core.rip,
                          FlagsImage(core, pending)};
+  const std::uint64_t from = core.rip;
   const bool done = core.real_mode()   ? DeliverReal(event)
                     : core.long_mode() ? DeliverLong(event)
                                        : DeliverProtected(event);
@@ -286,8 +287,9 @@ bool TryDeliver(Core& core, const Pending& pending) {
       core.dr6 = (core.dr6 & ~kDr6Breakpoints) | pending.dr6;
     }
     core.dr7 &= ~kDr7Gd;
-    core.debugctl = 0;
+    core.debugctl &= ~(kDebugctlLbr | kDebugctlBtf);
   }
+  if (core.records_transfers()) core.records.NoteEvent(from, core.rip);
   if (pending.vector == kNmiVector && pending.event_class == EventClass::kInterrupt) {
     core.nmi_blocked = true;
   }

@@ -88,6 +88,7 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kLzcnt, "abm", kExtendedFeatureLeaf, 0, kEcx, 5, Support::kOn},
     {Feature::kPrefetchw, "3dnowprefetch", kExtendedFeatureLeaf, 0, kEcx, 8, Support::kOn},
     {Feature::kTopoext, "topoext", kExtendedFeatureLeaf, 0, kEcx, 22, Support::kOn, Makers::kAmd},
+    {Feature::kMonitorx, "mwaitx", kExtendedFeatureLeaf, 0, kEcx, 29, Support::kOn, Makers::kAmd},
     {Feature::kSyscall, "syscall", kExtendedFeatureLeaf, 0, kEdx, 11, Support::kOn},
     {Feature::kNx, "nx", kExtendedFeatureLeaf, 0, kEdx, 20, Support::kOn},
     {Feature::kGbPages, "pdpe1gb", kExtendedFeatureLeaf, 0, kEdx, 26, Support::kOn},

@@ -92,6 +92,7 @@ enum class Feature : std::uint8_t {
   kXgetbv1,
   kXsaves,
   kArat,
+  kMonitorx,
   kSpecCtrl,
   kArchCapabilities,
   kRestoresErrorPointers,

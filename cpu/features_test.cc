@@ -98,7 +98,7 @@ INSTANTIATE_TEST_SUITE_P(
         FeatureCase{"rdpid", {0xf3, 0x0f, 0xc7, 0xf8}}, FeatureCase{"xsaveopt", {0x0f, 0xae, 0x33}},
         FeatureCase{"xsavec", {0x0f, 0xc7, 0x23}}, FeatureCase{"xsaves", {0x0f, 0xc7, 0x2b}},
         FeatureCase{"lahf_lm", {0x9f}}, FeatureCase{"syscall", {0x0f, 0x05}},
-        FeatureCase{"rdtscp", {0x0f, 0x01, 0xf9}}),
+        FeatureCase{"mwaitx", {0x0f, 0x01, 0xfa}}, FeatureCase{"rdtscp", {0x0f, 0x01, 0xf9}}),
     [](const auto& info) { return std::string(info.param.name); });
 
 // Instructions that no model has, among them the prefix by which some hypervisors are asked to
@@ -106,8 +106,6 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Features, WhatNoModelHasIsUndefined) {
   const Bytes all[] = {
       {0x0f, 0x0b, 'k', 'v', 'm'},           // UD2 ...
-      {0x0f, 0x01, 0xfa},                    // MONITORX
-      {0x0f, 0x01, 0xfb},                    // MWAITX
       {0x0f, 0x01, 0xfd},                    // RDPRU
       {0x0f, 0x01, 0xfc},                    // CLZERO
       {0x0f, 0x01, 0xd5},                    // XEND

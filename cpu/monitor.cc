@@ -11,8 +11,10 @@ import pagesaw.cpu.memory;
 namespace pagesaw::cpu {
 namespace {
 
-constexpr std::chrono::microseconds kSleep(50);
-constexpr std::uint64_t kWakeByMaskedInterrupts = 1;  // in ECX
+constexpr std::chrono::nanoseconds kSleep(50'000);
+// In ECX.
+constexpr std::uint64_t kWakeByMaskedInterrupts = 1;
+constexpr std::uint64_t kTimer = 2;
 
 // RCX or ECX: extensions.
 std::uint64_t Extensions(const Core& core) {
@@ -20,16 +22,9 @@ std::uint64_t Extensions(const Core& core) {
 }
 
 bool Allowed(Core& core) { return (HasMonitor(core) && core.cpl == 0) || core.Raise(kUd); }
+bool AllowedX(Core& core) { return core.model->Has(Feature::kMonitorx) || core.Raise(kUd); }
 
-}  // namespace
-
-bool HasMonitor(const Core& core) {
-  return core.model->Has(Feature::kMonitor) &&
-         (core.plain_msrs.Read(kMsrMiscEnable).value_or(0) & kMiscEnableMonitor) != 0;
-}
-
-bool Monitor(Core& core, const Op& op) {
-  if (!Allowed(core)) return false;
+bool Arm(Core& core, const Op& op) {
   if (Extensions(core) != 0) return core.Raise(kGp, 0);
   if (Leaves(core, op, Intercept::kMonitor)) return false;
   const unsigned unused = 64 - 8u * op.address_bytes;
@@ -43,16 +38,38 @@ bool Monitor(Core& core, const Op& op) {
   return true;
 }
 
-bool Mwait(Core& core, const Op& op) {
-  if (!Allowed(core)) return false;
-  if ((Extensions(core) & ~kWakeByMaskedInterrupts) != 0) return core.Raise(kGp, 0);
+bool Wait(Core& core, const Op& op, std::uint64_t known, std::chrono::nanoseconds limit) {
+  if ((Extensions(core) & ~known) != 0) return core.Raise(kGp, 0);
   if (Leaves(core, op, Intercept::kMwait)) return false;
-  const bool sleeps = core.monitor_armed && !core.attention.load(std::memory_order_relaxed);
+  // The host sleeps longer than asked: what is shorter than a sleep is not worth one.
+  const bool sleeps =
+      core.monitor_armed && limit >= kSleep && !core.attention.load(std::memory_order_relaxed);
   core.monitor_armed = false;
   if (sleeps) std::this_thread::sleep_for(kSleep);
   core.exit = Exit{};
   core.LeaveWith(ExitReason::kRequested);
   return true;
+}
+
+}  // namespace
+
+bool HasMonitor(const Core& core) {
+  return core.model->Has(Feature::kMonitor) &&
+         (core.plain_msrs.Read(kMsrMiscEnable).value_or(0) & kMiscEnableMonitor) != 0;
+}
+
+bool Monitor(Core& core, const Op& op) { return Allowed(core) && Arm(core, op); }
+
+bool Mwait(Core& core, const Op& op) {
+  return Allowed(core) && Wait(core, op, kWakeByMaskedInterrupts, kSleep);
+}
+
+bool Monitorx(Core& core, const Op& op) { return AllowedX(core) && Arm(core, op); }
+
+bool Mwaitx(Core& core, const Op& op) {
+  const bool timed = (Extensions(core) & kTimer) != 0;
+  const std::chrono::nanoseconds ticks(static_cast<std::uint32_t>(core.gpr[kRbx]));
+  return AllowedX(core) && Wait(core, op, kWakeByMaskedInterrupts | kTimer, timed ? ticks : kSleep);
 }
 
 }  // namespace pagesaw::cpu

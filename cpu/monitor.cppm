@@ -1,4 +1,5 @@
-// MONITOR and MWAIT. [intel/vol2] "MONITOR", "MWAIT"; [amd/vol3] "MONITOR", "MWAIT"
+// MONITOR and MWAIT, and AMD's MONITORX and MWAITX for programs. [intel/vol2] "MONITOR", "MWAIT";
+// [amd/vol3] "MONITOR", "MWAIT", "MONITORX", "MWAITX"
 module;
 #include <cstdint>
 export module pagesaw.cpu.monitor;
@@ -19,5 +20,8 @@ bool Monitor(Core& core, const Op& op);
 // waits for stores in a loop sees them late by no more than that, and does not burn the host's
 // processor. Ends the Run, so that events of the outside are looked for.
 bool Mwait(Core& core, const Op& op);
+bool Monitorx(Core& core, const Op& op);
+// If ECX bit 1 is set, no longer than EBX ticks of the time-stamp counter.
+bool Mwaitx(Core& core, const Op& op);
 
 }  // namespace pagesaw::cpu

@@ -63,5 +63,40 @@ TEST_F(MonitorTest, IsUndefinedForProgramsAndWhileItIsOff) {
   EXPECT_EQ(test_.core().exception.vector, kUd);
 }
 
+class MonitorxTest : public MonitorTest {
+ protected:
+  MonitorxTest() {
+    test_.model().Set(Feature::kMonitor, false);
+    test_.model().Set(Feature::kMonitorx, true);
+  }
+};
+
+TEST_F(MonitorxTest, WorksForPrograms) {
+  test_.SetCpl(3);
+  ASSERT_TRUE(test_.Run(Monitorx, op()));
+  EXPECT_TRUE(test_.core().monitor_armed);
+  ASSERT_TRUE(test_.Run(Mwaitx, op()));
+  EXPECT_FALSE(test_.core().monitor_armed);
+  EXPECT_EQ(test_.core().exit.reason, ExitReason::kRequested);
+}
+
+TEST_F(MonitorxTest, HasATimer) {
+  test_.core().gpr[kRcx] = 3;
+  test_.core().gpr[kRbx] = 1;
+  EXPECT_TRUE(test_.Run(Mwaitx, op()));
+  test_.core().gpr[kRcx] = 4;
+  EXPECT_FALSE(test_.Run(Mwaitx, op()));
+  EXPECT_EQ(test_.core().exception.vector, kGp);
+}
+
+TEST_F(MonitorxTest, IsUndefinedWithoutTheFeature) {
+  test_.model().Set(Feature::kMonitorx, false);
+  test_.model().Set(Feature::kMonitor, true);
+  EXPECT_FALSE(test_.Run(Monitorx, op()));
+  EXPECT_EQ(test_.core().exception.vector, kUd);
+  EXPECT_FALSE(test_.Run(Mwaitx, op()));
+  EXPECT_EQ(test_.core().exception.vector, kUd);
+}
+
 }  // namespace
 }  // namespace pagesaw::cpu

@@ -124,6 +124,14 @@ Result ReadOwn(Core& core, std::uint32_t index, std::uint64_t& value) {
       return gated(model.Has(Feature::kSep), core.sysenter_eip);
     case kMsrDebugctl:
       return gated(true, core.debugctl);
+    case kMsrLastBranchFrom:
+      return gated(model.amd_rules(), core.records.last.from);
+    case kMsrLastBranchTo:
+      return gated(model.amd_rules(), core.records.last.to);
+    case kMsrLastIntFrom:
+      return gated(model.amd_rules(), core.records.before_event.from);
+    case kMsrLastIntTo:
+      return gated(model.amd_rules(), core.records.before_event.to);
     case kMsrPat:
       return gated(model.Has(Feature::kPat), core.pat);
     case kMsrUserCet:
@@ -199,6 +207,12 @@ bool SetCet(Core& core, std::uint64_t& controls, std::uint64_t value) {
   return true;
 }
 
+// Intel's bits besides LBR, which records nothing there, and BTF belong to traces that nothing
+// enumerates.
+std::uint64_t LegalDebugctl(const CpuModel& model) {
+  return kDebugctlLbr | kDebugctlBtf | (model.amd_rules() ? kDebugctlPins : 0);
+}
+
 // Memory types 0, 1, 4 to 7 in each byte. [intel/vol3] "IA32_PAT MSR"
 bool IsLegalPat(std::uint64_t value) {
   for (unsigned shift = 0; shift < 64; shift += 8) {
@@ -245,7 +259,12 @@ Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
     case kMsrSysenterEip:
       return set(core.sysenter_eip, canonical(Feature::kSep));
     case kMsrDebugctl:
-      return set(core.debugctl, (value & ~(kDebugctlLbr | kDebugctlBtf)) == 0);
+      return set(core.debugctl, (value & ~LegalDebugctl(model)) == 0);
+    case kMsrLastBranchFrom:
+    case kMsrLastBranchTo:
+    case kMsrLastIntFrom:
+    case kMsrLastIntTo:
+      return Result::kRefused;
     case kMsrPat:
       return set(core.pat, model.Has(Feature::kPat) && IsLegalPat(value));
     case kMsrUserCet:

@@ -102,6 +102,12 @@ INSTANTIATE_TEST_SUITE_P(
                     VendorCase{"MicrocodeUpdateOnAmd", kA, 0x79, 0x1000, false, false},
                     VendorCase{"DebugctlBtf", kI, kMsrDebugctl, 2, true},
                     VendorCase{"DebugctlReserved", kI, kMsrDebugctl, 1u << 3, false},
+                    VendorCase{"DebugctlLbr", kI, kMsrDebugctl, 1, true},
+                    VendorCase{"DebugctlOnAmd", kA, kMsrDebugctl, 0x3f, true},
+                    VendorCase{"DebugctlReservedOnAmd", kA, kMsrDebugctl, 0x40, false},
+                    VendorCase{"LastBranch", kI, kMsrLastBranchFrom, 0, false, false},
+                    VendorCase{"LastBranchOnAmd", kA, kMsrLastBranchFrom, 0, false},
+                    VendorCase{"LastIntOnAmd", kA, kMsrLastIntTo, 0, false},
                     VendorCase{"PerformanceCounterIsNotCounted", kA, 0xc001'0004, 1, false}),
     [](const auto& info) { return std::string(info.param.name); });
 

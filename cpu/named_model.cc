@@ -85,7 +85,7 @@ constexpr NamedModel kModels[] = {
      .predecessor = kOpteron,
      .added = "pclmulqdq ssse3 fma sse4_1 sse4_2 x2apic movbe aes xsave avx f16c rdrand fsgsbase "
               "bmi1 avx2 smep bmi2 rdseed adx smap clflushopt clwb sha_ni umip rdpid xsaveopt "
-              "xsavec xgetbv1 xsaves topoext arat xsaveerptr ibpb"},
+              "xsavec xgetbv1 xsaves topoext mwaitx arat xsaveerptr ibpb"},
     {.name = kEpycMilan,
      .vendor = "amd",
      .signature = 0x00a00f11,

@@ -363,7 +363,9 @@ bool SoftwareProcessor::RunBlock() {
   core.trap_cancelled = core.trap_forced = core.guest.switched = false;
   const bool shadow = core.interrupt_shadow;
   const bool steps = core.guest.intercepts.Has(Intercept::kStep);
-  bool single = trap || shadow || steps || run_alone_ || !core.replay.empty();
+  const bool records = core.records_transfers();
+  bool single = trap || shadow || steps || run_alone_ || !core.replay.empty() || records;
+  const std::uint64_t start = core.rip;
   const std::uint64_t before = core.debug_causes;
   // RF lasts for one instruction.
   const std::uint64_t resume = core.rflags & kFlagRf;
@@ -413,6 +415,7 @@ bool SoftwareProcessor::RunBlock() {
     if (stack_shadow) core.stack_shadow = false;
     if (shadow) core.interrupt_shadow = core.stack_shadow;
     if (single) core.replay.Clear();
+    if (branched && records) core.records.NoteBranch(start, core.rip);
     core.guest.step_due = core.guest.step_due || steps;
     const bool wants_step = (trap && !core.trap_cancelled) || core.trap_forced;
     const bool trapped = wants_step && (branched || (core.debugctl & kDebugctlBtf) == 0);

@@ -308,8 +308,10 @@ void FillStringSegment(const Decoded& decoded, Op& op) {
 
 // The segment of MONITOR's line: DS, or that of a prefix.
 Selection SelectWaiting(const Decoded& decoded, Op& op) {
-  if (decoded.instruction.mnemonic == ZYDIS_MNEMONIC_MWAIT) return Ends<Mwait>();
-  if (decoded.instruction.mnemonic != ZYDIS_MNEMONIC_MONITOR) return {};
+  const ZydisMnemonic mnemonic = decoded.instruction.mnemonic;
+  if (mnemonic == ZYDIS_MNEMONIC_MWAIT) return Ends<Mwait>();
+  if (mnemonic == ZYDIS_MNEMONIC_MWAITX) return Ends<Mwaitx>();
+  if (mnemonic != ZYDIS_MNEMONIC_MONITOR && mnemonic != ZYDIS_MNEMONIC_MONITORX) return {};
   struct Row {
     ZydisInstructionAttributes attribute;
     SegmentName segment;
@@ -323,7 +325,7 @@ Selection SelectWaiting(const Decoded& decoded, Op& op) {
   for (const Row& row : kRows) {
     if ((decoded.instruction.attributes & row.attribute) != 0) op.segment = row.segment;
   }
-  return Follows<Monitor>();
+  return mnemonic == ZYDIS_MNEMONIC_MONITOR ? Follows<Monitor>() : Follows<Monitorx>();
 }
 
 Selection SelectPorts(const Decoded& decoded, Op& op) {

@@ -53,10 +53,16 @@ struct TaskShadow {
   Segment tss;
   TaskSwitchKind kind = TaskSwitchKind::kJump;
   std::uint64_t return_rip = 0;
-  // What IRET finds on the old shadow stack: where it goes, and the pointer to go on with.
+  // IRET: whether the old shadow stack says where it goes, what it says, and the pointer to go on
+  // with.
+  bool verifies = false;
   std::uint64_t cs = 0, linear = 0, previous = 0;
   std::uint64_t top = 0;  // where the old shadow stack's token is then
 };
+
+unsigned CplOf(const Task& task) {
+  return (task.eflags & kFlagVm) != 0 ? 3 : task.selectors[kCs] & 3;
+}
 
 const TssLayout& LayoutOf(unsigned type) { return (type & 8) != 0 ? kLayout32 : kLayout16; }
 
@@ -189,19 +195,26 @@ bool PrepareSegments(Core& core, const Task& task, Loaded& loaded) {
 // returns to. [intel/vol1] "Shadow Stack Usage on Task Switch"
 bool TakeTaskShadowStack(Core& core, const Task& task, const TaskShadow& to, Loaded& loaded) {
   const bool virtual_8086 = (task.eflags & kFlagVm) != 0;
-  const unsigned cpl = virtual_8086 ? 3 : task.selectors[kCs] & 3;
+  const unsigned cpl = CplOf(task);
   const std::uint32_t error = SelectorError(to.tss.selector);
   if (virtual_8086 && (core.ShadowStackEnabled(3) || core.BranchTrackingEnabled(3))) {
     return core.Raise(kTs, error);
   }
-  const bool returns = to.kind == TaskSwitchKind::kReturn && core.shadow_stack;
   const std::uint64_t linear = LinearIn(loaded.segments[kCs], false, task.eip);
-  if (returns && (to.cs != task.selectors[kCs] || to.linear != linear || (to.previous & 3) != 0)) {
+  if (to.verifies &&
+      (to.cs != task.selectors[kCs] || to.linear != linear || (to.previous & 3) != 0)) {
     return RaiseControlProtection(core, ControlProtection::kFarReturn);
+  }
+  // A call from a program to a kernel pushes nothing: the pointer is kept elsewhere.
+  const bool calls = to.kind == TaskSwitchKind::kCall && core.shadow_stack;
+  const bool pushes = calls && !(core.cpl == 3 && cpl < 3);
+  if (calls && !pushes) {
+    loaded.shadow.sets_user_ssp = true;
+    loaded.shadow.user_ssp = core.cet.ssp;
   }
   if (!core.ShadowStackEnabled(cpl)) return true;
   loaded.shadow.sets_ssp = true;
-  if (returns) {
+  if (to.kind == TaskSwitchKind::kReturn) {
     loaded.shadow.ssp = to.previous;
     return to.previous >> 32 == 0 || core.Raise(kGp, 0);
   }
@@ -214,7 +227,7 @@ bool TakeTaskShadowStack(Core& core, const Task& task, const TaskShadow& to, Loa
   if (!ExchangeShadow(core, cpl, ssp, ssp, ssp | 1, equal)) return false;
   if (!equal) return core.Raise(kTs, error);
   loaded.shadow.ssp = ssp;
-  if (to.kind != TaskSwitchKind::kCall || !core.shadow_stack) return true;
+  if (!pushes) return true;
   loaded.shadow.ssp = ssp - 24;
   const std::uint64_t selector = core.segments[kCs].selector;
   return StoreShadow(core, cpl, false, ssp - 8, selector) &&
@@ -222,12 +235,17 @@ bool TakeTaskShadowStack(Core& core, const Task& task, const TaskShadow& to, Loa
          StoreShadow(core, cpl, false, ssp - 24, core.cet.ssp);
 }
 
-// Reads what the shadow stack of a task that IRET leaves says about the one it returns to.
-bool LeaveTaskShadowStack(Core& core, TaskShadow& to) {
+// Reads what the shadow stack of a task that IRET leaves says about the one it returns to, `task`.
+bool LeaveTaskShadowStack(Core& core, const Task& task, TaskShadow& to) {
   const std::uint64_t ssp = core.cet.ssp;
+  if (to.kind != TaskSwitchKind::kReturn) return true;
   to.top = ssp;
-  if (!core.shadow_stack || to.kind != TaskSwitchKind::kReturn) return true;
+  const bool to_program = core.cpl < 3 && CplOf(task) == 3;
+  if (to_program) to.previous = core.cet.privilege_ssp[3];
+  if (!core.shadow_stack) return true;
   if ((ssp & 7) != 0) return RaiseControlProtection(core, ControlProtection::kFarReturn);
+  if (to_program) return true;
+  to.verifies = true;
   to.top = ssp + 24;
   return LoadShadow(core, core.cpl, false, ssp + 16, to.cs) &&
          LoadShadow(core, core.cpl, false, ssp + 8, to.linear) &&
@@ -365,7 +383,7 @@ bool SwitchTask(Core& core, const TaskSwitch& to) {
   Task task;
   Loaded loaded;
   TaskShadow shadow = {.tss = tss, .kind = to.kind, .return_rip = to.return_rip};
-  if (!LoadTask(core, tss, layout, task) || !LeaveTaskShadowStack(core, shadow) ||
+  if (!LoadTask(core, tss, layout, task) || !LeaveTaskShadowStack(core, task, shadow) ||
       !Prepare(core, task, shadow, loaded)) {
     return false;
   }
@@ -373,7 +391,8 @@ bool SwitchTask(Core& core, const TaskSwitch& to) {
     return false;
   }
   // Giving back a token that is given back already does nothing: it may be done again.
-  if (core.shadow_stack && to.kind != TaskSwitchKind::kCall && !ReleaseToken(core, shadow.top)) {
+  // [intel/vol3] "Task-State Segment (TSS)": IRET frees it, a jump away does not.
+  if (core.shadow_stack && to.kind == TaskSwitchKind::kReturn && !ReleaseToken(core, shadow.top)) {
     return false;
   }
   if (!SaveTask(core, to) || !MarkTasks(core, to, descriptor, tss)) return false;
