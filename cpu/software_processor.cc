@@ -415,7 +415,8 @@ bool SoftwareProcessor::RunBlock() {
     if (stack_shadow) core.stack_shadow = false;
     if (shadow) core.interrupt_shadow = core.stack_shadow;
     if (single) core.replay.Clear();
-    if (branched && records) core.records.NoteBranch(start, core.rip);
+    // A debug exception that an instruction asked for has ended the recording.
+    if (branched && records && core.records_transfers()) core.records.NoteBranch(start, core.rip);
     core.guest.step_due = core.guest.step_due || steps;
     const bool wants_step = (trap && !core.trap_cancelled) || core.trap_forced;
     const bool trapped = wants_step && (branched || (core.debugctl & kDebugctlBtf) == 0);
