@@ -139,6 +139,7 @@ void Core::UpdatePaging() {
   guest_format = MakeLegacyFormat(paging);
   if (!tables.second_stage && tables.format != nullptr) {
     spte_format = JudgedFormat(*tables.format, paging);
+    legacy_sptes = spte_format.layout == kLegacy64Layout;
   }
   masks_pointers =
       long_mode() && ((cr3 & (kCr3LamU48 | kCr3LamU57)) != 0 || (cr4 & kCr4LamSup) != 0);

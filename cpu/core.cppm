@@ -291,6 +291,7 @@ struct Core {
   PagingState paging;           // as of the last UpdatePaging or SetProtectionKeys
   PageFormat guest_format;      // of the guest's own tables
   PageFormat spte_format;       // one stage: of SPTEs, judged by the guest's SMEP, SMAP and keys
+  bool legacy_sptes = false;    // `spte_format` has the layout of 64-bit legacy entries
   bool masks_pointers = false;  // linear-address masking is on for some pointers
   Breakpoints breakpoints;      // as of the last UpdateBreakpoints
   bool alone = false;           // one instruction or event runs, and then its traps are looked at

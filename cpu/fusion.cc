@@ -39,7 +39,7 @@ struct WithImmediate {
 
 // The entry for the memory operand, at `linear`; only its tag says whether it is one.
 inline const TlbEntry& EntryFor(Core& core, const Op& op, std::uint64_t& linear) {
-  Flat::Address(core, op, 0, false, linear);
+  linear = Flat::Address(core, op);
   return core.bank->At(linear);
 }
 
@@ -127,9 +127,7 @@ struct StoreRegister {
 struct Address {
   static constexpr Handler kPlain = &LoadAddressFlat;
   static inline bool Do(Core& core, const Op& op) {
-    std::uint64_t linear = 0;
-    Flat::Address(core, op, 0, false, linear);
-    core.gpr[op.first / 8] = linear;
+    core.gpr[op.first / 8] = Flat::Address(core, op);
     return true;
   }
 };

@@ -6,6 +6,7 @@ module;
 module pagesaw.cpu.hardware_walk;
 
 import pagesaw.core.page_walker;
+import pagesaw.mmu.legacy_format;
 import pagesaw.mmu.linear_walk;
 import pagesaw.mmu.walk;
 
@@ -30,17 +31,18 @@ std::uint64_t LoadEntry(const TableEntry& found) {
       .load(std::memory_order_acquire);
 }
 
+template <typename Layout>
 WalkResult WalkGiven(const Core& core, const PageFormat& format, InputAddress address,
                      Access access) {
   HostTableSpace<true> space;
-  return WalkTables<AnyLayout>(format,
-                               {.table = OutputAddress(core.tables.root.bits()),
-                                .level = core.tables.level,
-                                .address = address,
-                                .access = access,
-                                .pkru = core.pkru,
-                                .pkrs = core.pkrs},
-                               space);
+  return WalkTables<Layout>(format,
+                            {.table = OutputAddress(core.tables.root.bits()),
+                             .level = core.tables.level,
+                             .address = address,
+                             .access = access,
+                             .pkru = core.pkru,
+                             .pkrs = core.pkrs},
+                            space);
 }
 
 // What rights in tables of one stage allow without walking again.
@@ -158,7 +160,8 @@ class ThroughSecondStage {
   bool Translate(OutputAddress at, Access access, Translation& found) {
     const Gpa gpa = GpaOf(at);
     if (core_.second_stage_tlb.Find(*core_.tables.format, gpa, access, found)) return true;
-    const WalkResult result = WalkGiven(core_, *core_.tables.format, InputOf(gpa), access);
+    const WalkResult result =
+        WalkGiven<AnyLayout>(core_, *core_.tables.format, InputOf(gpa), access);
     if (result) {
       found = *result;
       core_.second_stage_tlb.Enter(gpa, found);
@@ -227,7 +230,10 @@ bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& pa
 
 bool WalkOneStage(Core& core, std::uint64_t linear, Access access, HostPage& page) {
   const PageFormat& format = core.spte_format;
-  const WalkResult result = WalkGiven(core, format, InputAddress(linear), access);
+  const InputAddress address(linear);
+  const WalkResult result =
+      core.legacy_sptes ? WalkGiven<FixedLayout<kLegacy64Layout>>(core, format, address, access)
+                        : WalkGiven<AnyLayout>(core, format, address, access);
   if (!result) {
     TableFault fault = Describe(result.fault(), access);
     fault.made = access;

@@ -121,19 +121,6 @@ struct Not {
 
 // -- addresses
 
-struct Flat {
-  static inline bool Address(Core& core, const Op& op, unsigned, bool, std::uint64_t& linear) {
-    linear = core.Read<std::uint64_t>(op.base) + (core.Read<std::uint64_t>(op.index) << op.scale) +
-             static_cast<std::uint64_t>(std::int64_t{op.displacement});
-    return true;
-  }
-  // A flat address misses the TLB if it is not canonical; only then it is checked.
-  template <class T>
-  static inline bool Load(Core& core, const Op& op, T& value);
-  template <class T>
-  static inline bool Store(Core& core, const Op& op, T value);
-};
-
 template <class T>
 [[gnu::noinline]] bool LoadChecked(Core& core, const Op& op, T& value) {
   return LoadOperand<T>(core, op, value);
@@ -143,39 +130,47 @@ template <class T>
   return StoreOperand<T>(core, op, value);
 }
 
-template <class T>
-inline bool Flat::Load(Core& core, const Op& op, T& value) {
-  std::uint64_t linear = 0;
-  Address(core, op, sizeof(T), false, linear);
-  const TlbEntry& entry = core.bank->At(linear);
-  if (Hits<T>(entry.read_tag, linear)) [[likely]] {
-    value = LoadHost<T>(reinterpret_cast<const void*>(linear + entry.addend));
-    return true;
+// 64-bit addresses without a segment base. They are checked only if they miss the TLB.
+struct Flat {
+  static inline bool IsFast(const Op&) { return true; }
+  static inline std::uint64_t Address(const Core& core, const Op& op) {
+    return core.Read<std::uint64_t>(op.base) + (core.Read<std::uint64_t>(op.index) << op.scale) +
+           static_cast<std::uint64_t>(std::int64_t{op.displacement});
+  }
+};
+
+// All others, of which 64-bit ones, through FS or GS, are looked up as fast.
+struct Segmented {
+  static inline bool IsFast(const Op& op) { return op.address_bytes == 8; }
+  static inline std::uint64_t Address(const Core& core, const Op& op) {
+    return UncheckedAddress(core, op);
+  }
+};
+
+template <class T, class Where>
+inline bool LoadAt(Core& core, const Op& op, T& value) {
+  if (Where::IsFast(op)) {
+    const std::uint64_t linear = Where::Address(core, op);
+    const TlbEntry& entry = core.bank->At(linear);
+    if (Hits<T>(entry.read_tag, linear)) [[likely]] {
+      value = LoadHost<T>(reinterpret_cast<const void*>(linear + entry.addend));
+      return true;
+    }
   }
   return LoadChecked<T>(core, op, value);
 }
-template <class T>
-inline bool Flat::Store(Core& core, const Op& op, T value) {
-  std::uint64_t linear = 0;
-  Address(core, op, sizeof(T), true, linear);
-  const TlbEntry& entry = core.bank->At(linear);
-  if (Hits<T>(entry.write_tag, linear)) [[likely]] {
-    StoreHost<T>(reinterpret_cast<void*>(linear + entry.addend), value);
-    return true;
+template <class T, class Where>
+inline bool StoreAt(Core& core, const Op& op, T value) {
+  if (Where::IsFast(op)) {
+    const std::uint64_t linear = Where::Address(core, op);
+    const TlbEntry& entry = core.bank->At(linear);
+    if (Hits<T>(entry.write_tag, linear)) [[likely]] {
+      StoreHost<T>(reinterpret_cast<void*>(linear + entry.addend), value);
+      return true;
+    }
   }
   return StoreChecked<T>(core, op, value);
 }
-
-struct Segmented {
-  template <class T>
-  static inline bool Load(Core& core, const Op& op, T& value) {
-    return LoadChecked<T>(core, op, value);
-  }
-  template <class T>
-  static inline bool Store(Core& core, const Op& op, T value) {
-    return StoreChecked<T>(core, op, value);
-  }
-};
 
 // -- forms of two-operand arithmetic
 
@@ -198,7 +193,7 @@ void RegisterImmediate(Core& core, const Op* op) [[clang::preserve_none]] {
 template <class Operation, class T, class Where>
 void RegisterMemory(Core& core, const Op* op) [[clang::preserve_none]] {
   T value;
-  if (!Where::template Load<T>(core, *op, value)) [[unlikely]] {
+  if (!LoadAt<T, Where>(core, *op, value)) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
   const T result = Operation::template Do<T>(core, core.Read<T>(op->first), value);
@@ -226,13 +221,12 @@ template <class Operation, class T, class Where>
 inline bool Modify(Core& core, const Op& op, T operand) {
   if constexpr (!Operation::kWrites) {
     T value;
-    if (!Where::template Load<T>(core, op, value)) return false;
+    if (!LoadAt<T, Where>(core, op, value)) return false;
     Operation::template Do<T>(core, value, operand);
     return true;
   } else {
-    if constexpr (std::is_same_v<Where, Flat>) {
-      std::uint64_t linear = 0;
-      Flat::Address(core, op, sizeof(T), true, linear);
+    if (Where::IsFast(op)) {
+      const std::uint64_t linear = Where::Address(core, op);
       const TlbEntry& entry = core.bank->At(linear);
       if (Hits<T>(entry.write_tag, linear) && Hits<T>(entry.read_tag, linear)) [[likely]] {
         auto* host = reinterpret_cast<void*>(linear + entry.addend);
@@ -275,7 +269,7 @@ void MoveRegisterImmediate(Core& core, const Op* op) [[clang::preserve_none]] {
 template <class T, class Where>
 void MoveRegisterMemory(Core& core, const Op* op) [[clang::preserve_none]] {
   T value;
-  if (!Where::template Load<T>(core, *op, value)) [[unlikely]] {
+  if (!LoadAt<T, Where>(core, *op, value)) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
   core.Write<T>(op->first, value);
@@ -283,14 +277,14 @@ void MoveRegisterMemory(Core& core, const Op* op) [[clang::preserve_none]] {
 }
 template <class T, class Where>
 void MoveMemoryRegister(Core& core, const Op* op) [[clang::preserve_none]] {
-  if (!Where::template Store<T>(core, *op, core.Read<T>(op->first))) [[unlikely]] {
+  if (!StoreAt<T, Where>(core, *op, core.Read<T>(op->first))) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
   [[clang::musttail]] return op[1].run(core, op + 1);
 }
 template <class T, class Where>
 void MoveMemoryImmediate(Core& core, const Op* op) [[clang::preserve_none]] {
-  if (!Where::template Store<T>(core, *op, static_cast<T>(op->immediate))) [[unlikely]] {
+  if (!StoreAt<T, Where>(core, *op, static_cast<T>(op->immediate))) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
   [[clang::musttail]] return op[1].run(core, op + 1);
@@ -307,7 +301,7 @@ void ExtendRegister(Core& core, const Op* op) [[clang::preserve_none]] {
 template <class To, class From, class Where>
 void ExtendMemory(Core& core, const Op* op) [[clang::preserve_none]] {
   std::make_unsigned_t<From> value;
-  if (!Where::template Load<std::make_unsigned_t<From>>(core, *op, value)) [[unlikely]] {
+  if (!LoadAt<std::make_unsigned_t<From>, Where>(core, *op, value)) [[unlikely]] {
     [[clang::musttail]] return Abort(core, op);
   }
   core.Write<To>(op->first, static_cast<To>(static_cast<From>(value)));
@@ -320,9 +314,7 @@ void LoadAddress(Core& core, const Op* op) [[clang::preserve_none]] {
   [[clang::musttail]] return op[1].run(core, op + 1);
 }
 inline void LoadAddressFlat(Core& core, const Op* op) [[clang::preserve_none]] {
-  std::uint64_t linear = 0;
-  Flat::Address(core, *op, 0, false, linear);
-  core.gpr[op->first / 8] = linear;
+  core.gpr[op->first / 8] = Flat::Address(core, *op);
   [[clang::musttail]] return op[1].run(core, op + 1);
 }
 

@@ -11,9 +11,9 @@ export namespace pagesaw::cpu {
 inline constexpr std::uint64_t kArithmeticFlags =
     kFlagCf | kFlagPf | kFlagAf | kFlagZf | kFlagSf | kFlagOf;
 
-// What made the flags. kEager: they stand in `eager`. The others derive from `result` and `source`,
-// the first operand, at the operand size.
-enum class FlagMaker : std::uint8_t { kEager, kLogic, kAdd, kAdc, kSub, kSbb, kInc, kDec };
+// What made the flags. kEager: they stand in `eager`. kShift: CF, OF and AF do. The others derive
+// from `result` and `source`, the first operand, at the operand size.
+enum class FlagMaker : std::uint8_t { kEager, kLogic, kAdd, kAdc, kSub, kSbb, kInc, kDec, kShift };
 
 class LazyFlags {
  public:
@@ -29,6 +29,13 @@ class LazyFlags {
   inline void SetLogic(T result) {
     result_ = static_cast<std::int64_t>(static_cast<std::make_signed_t<T>>(result));
     tag_ = static_cast<std::uint16_t>(sizeof(T) << 8 | static_cast<unsigned>(FlagMaker::kLogic));
+  }
+  // ZF, SF and PF of `result`; AF set.
+  template <class T>
+  inline void SetShift(T result, bool carry, bool overflow) {
+    eager_ = kFlagAf | (carry ? kFlagCf : 0) | (overflow ? kFlagOf : 0);
+    result_ = static_cast<std::int64_t>(static_cast<std::make_signed_t<T>>(result));
+    tag_ = static_cast<std::uint16_t>(sizeof(T) << 8 | static_cast<unsigned>(FlagMaker::kShift));
   }
   // INC and DEC: CF stays what it was.
   template <class T>
@@ -92,7 +99,9 @@ class LazyFlags {
     }
   }
   inline bool adjust() const {
-    if (maker() == FlagMaker::kEager) return (eager_ & kFlagAf) != 0;
+    if (maker() == FlagMaker::kEager || maker() == FlagMaker::kShift) {
+      return (eager_ & kFlagAf) != 0;
+    }
     if (maker() == FlagMaker::kLogic) return false;
     return ((source_ ^ Second() ^ result_) & 0x10) != 0;
   }

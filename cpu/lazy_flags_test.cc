@@ -63,6 +63,21 @@ TEST(LazyFlags, IncrementAndDecrementKeepCarry) {
   }
 }
 
+TEST(LazyFlags, ShiftsSayCarryAndOverflowThemselves) {
+  constexpr std::uint64_t kOfResult = kFlagZf | kFlagSf | kFlagPf;
+  for (unsigned result = 0; result < 256; ++result) {
+    for (const std::uint64_t told : {std::uint64_t{0}, kFlagCf, kFlagOf, kFlagCf | kFlagOf}) {
+      LazyFlags flags;
+      flags.SetShift(static_cast<std::uint8_t>(result), (told & kFlagCf) != 0,
+                     (told & kFlagOf) != 0);
+      const std::uint64_t expected =
+          (AdderFlags(result, 0, false, false) & kOfResult) | told | kFlagAf;
+      ASSERT_EQ(flags.All(), expected) << result;
+      ASSERT_EQ(flags.Test<6>(), ((told & kFlagCf) | (expected & kFlagZf)) != 0) << result;
+    }
+  }
+}
+
 TEST(LazyFlags, LogicClearsCarryAndOverflow) {
   LazyFlags flags;
   flags.SetEager(kArithmeticFlags);

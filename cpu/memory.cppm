@@ -97,9 +97,30 @@ inline std::uint64_t EffectiveAddress(const Core& core, const Op& op) {
   return sum << unused >> unused;
 }
 
+// The linear address of a 64-bit `op` without any check: one that is not canonical, or a pointer
+// with a tag that counts, has no entry in the TLB.
+inline std::uint64_t UncheckedAddress(const Core& core, const Op& op) {
+  const std::uint64_t base =
+      op.segment == kFs || op.segment == kGs ? core.segments[op.segment].base : 0;
+  return base + core.Read<std::uint64_t>(op.base) +
+         (core.Read<std::uint64_t>(op.index) << op.scale) +
+         static_cast<std::uint64_t>(std::int64_t{op.displacement});
+}
+
+// Whether [linear, linear + bytes) is canonical with 48 bits, and so with 57.
+inline bool IsCanonicalRange48(std::uint64_t linear, unsigned bytes) {
+  constexpr std::uint64_t kHalf = std::uint64_t{1} << 47;
+  return linear + kHalf <= 2 * kHalf - bytes;
+}
+
 // The linear address of the memory operand of `op`, checked for `bytes` bytes.
 inline bool OperandAddress(Core& core, const Op& op, unsigned bytes, bool write,
                            std::uint64_t& linear) {
+  if (op.address_bytes == 8 && !core.masks_pointers) [[likely]] {
+    linear = UncheckedAddress(core, op);
+    if (IsCanonicalRange48(linear, bytes)) [[likely]]
+      return true;
+  }
   return Linear(core, static_cast<SegmentName>(op.segment), EffectiveAddress(core, op), bytes,
                 write, linear);
 }

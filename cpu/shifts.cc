@@ -17,18 +17,13 @@ bool TopBit(T value) {
   return (value >> (kBits<T> - 1)) != 0;
 }
 
-// Flags of a shift: SF, ZF and PF of the result; AF, which is undefined, is set.
-template <class T>
-std::uint64_t ShiftFlags(T result, bool carry, bool overflow) {
-  return ResultFlags(result) | kFlagAf | (carry ? kFlagCf : 0) | (overflow ? kFlagOf : 0);
-}
 // Rotates change CF and OF only.
 void SetRotateFlags(LazyFlags& flags, bool carry, bool overflow) {
   flags.SetEager((flags.All() & ~(kFlagCf | kFlagOf)) | (carry ? kFlagCf : 0) |
                  (overflow ? kFlagOf : 0));
 }
 
-// Each takes a count that is masked and not 0.
+// Each takes a count that is masked and not 0. AF, which is undefined, is set.
 struct Shl {
   template <class T>
   static T Apply(T value, unsigned count, LazyFlags& flags) {
@@ -42,7 +37,7 @@ struct Shl {
       carry = (wide >> kBits<T> & 1) != 0;
       result = static_cast<T>(wide);
     }
-    flags.SetEager(ShiftFlags(result, carry, TopBit(result) != carry));
+    flags.SetShift(result, carry, TopBit(result) != carry);
     return result;
   }
 };
@@ -53,7 +48,7 @@ struct Shr {
     const std::uint64_t last = std::uint64_t{value} >> (count - 1);
     const T result = static_cast<T>(last >> 1);
     const bool overflow = TopBit(static_cast<T>(result ^ static_cast<T>(result << 1)));
-    flags.SetEager(ShiftFlags(result, (last & 1) != 0, overflow));
+    flags.SetShift(result, (last & 1) != 0, overflow);
     return result;
   }
 };
@@ -64,7 +59,7 @@ struct Sar {
     const std::int64_t last =
         std::int64_t{static_cast<std::make_signed_t<T>>(value)} >> (count - 1);
     const T result = static_cast<T>(last >> 1);
-    flags.SetEager(ShiftFlags(result, (last & 1) != 0, false));
+    flags.SetShift(result, (last & 1) != 0, false);
     return result;
   }
 };
@@ -158,7 +153,7 @@ T DoubleLeft(T value, T filler, unsigned count, LazyFlags& flags) {
     carry = (value >> (kBits<T> - count) & 1) != 0;
     overflow = TopBit(result) != carry;
   }
-  flags.SetEager(ShiftFlags(result, carry, overflow));
+  flags.SetShift(result, carry, overflow);
   return result;
 }
 
@@ -174,7 +169,7 @@ T DoubleRight(T value, T filler, unsigned count, LazyFlags& flags) {
     result = static_cast<T>(value >> count | filler << (kBits<T> - count));
     carry = (value >> (count - 1) & 1) != 0;
   }
-  flags.SetEager(ShiftFlags(result, carry, TopBit(static_cast<T>(result ^ result << 1))));
+  flags.SetShift(result, carry, TopBit(static_cast<T>(result ^ result << 1)));
   return result;
 }
 
