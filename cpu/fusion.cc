@@ -37,20 +37,9 @@ struct WithImmediate {
   }
 };
 
-// The entry for the memory operand, at `linear`; only its tag says whether it is one.
-inline const TlbEntry& EntryFor(Core& core, const Op& op, std::uint64_t& linear) {
-  linear = Flat::Address(core, op);
-  return core.bank->At(linear);
-}
-
 template <class T>
-inline bool LoadHit(Core& core, const Op& op, T& value) {
-  std::uint64_t linear = 0;
-  const TlbEntry& entry = EntryFor(core, op, linear);
-  if (!Hits<T>(entry.read_tag, linear)) [[unlikely]]
-    return false;
-  value = LoadHost<T>(reinterpret_cast<const void*>(linear + entry.addend));
-  return true;
+inline bool LoadOperandHit(Core& core, const Op& op, T& value) {
+  return LoadHit(*core.bank, Flat::Address(core, op), value);
 }
 
 // CMP and TEST of memory with an immediate or a register.
@@ -59,7 +48,7 @@ struct MemoryWithImmediate {
   static constexpr Handler kPlain = &MemoryImmediate<Operation, T, Flat>;
   static inline bool Do(Core& core, const Op& op) {
     T value;
-    if (!LoadHit(core, op, value)) return false;
+    if (!LoadOperandHit(core, op, value)) return false;
     Operation::template Do<T>(core, value, static_cast<T>(op.immediate));
     return true;
   }
@@ -69,7 +58,7 @@ struct MemoryWithRegister {
   static constexpr Handler kPlain = &MemoryRegister<Operation, T, Flat>;
   static inline bool Do(Core& core, const Op& op) {
     T value;
-    if (!LoadHit(core, op, value)) return false;
+    if (!LoadOperandHit(core, op, value)) return false;
     Operation::template Do<T>(core, value, core.Read<T>(op.first));
     return true;
   }
@@ -79,7 +68,7 @@ struct RegisterWithMemory {
   static constexpr Handler kPlain = &RegisterMemory<Operation, T, Flat>;
   static inline bool Do(Core& core, const Op& op) {
     T value;
-    if (!LoadHit(core, op, value)) return false;
+    if (!LoadOperandHit(core, op, value)) return false;
     Operation::template Do<T>(core, core.Read<T>(op.first), value);
     return true;
   }
@@ -106,7 +95,7 @@ struct LoadRegister {
   static constexpr Handler kPlain = &MoveRegisterMemory<T, Flat>;
   static inline bool Do(Core& core, const Op& op) {
     T value;
-    if (!LoadHit(core, op, value)) return false;
+    if (!LoadOperandHit(core, op, value)) return false;
     core.Write<T>(op.first, value);
     return true;
   }
@@ -116,12 +105,7 @@ template <class T>
 struct StoreRegister {
   static constexpr Handler kPlain = &MoveMemoryRegister<T, Flat>;
   static inline bool Do(Core& core, const Op& op) {
-    std::uint64_t linear = 0;
-    const TlbEntry& entry = EntryFor(core, op, linear);
-    if (!Hits<T>(entry.write_tag, linear)) [[unlikely]]
-      return false;
-    StoreHost<T>(reinterpret_cast<void*>(linear + entry.addend), core.Read<T>(op.first));
-    return true;
+    return StoreHit(*core.bank, Flat::Address(core, op), core.Read<T>(op.first));
   }
 };
 struct Address {
@@ -135,11 +119,7 @@ struct PushOne {
   static constexpr Handler kPlain = &PushRegister<std::uint64_t, true>;
   static inline bool Do(Core& core, const Op& op) {
     const std::uint64_t linear = core.gpr[kRsp] - sizeof(std::uint64_t);
-    const TlbEntry& entry = core.bank->At(linear);
-    if (!Hits<std::uint64_t>(entry.write_tag, linear)) [[unlikely]]
-      return false;
-    StoreHost<std::uint64_t>(reinterpret_cast<void*>(linear + entry.addend),
-                             core.Read<std::uint64_t>(op.first));
+    if (!StoreHit(*core.bank, linear, core.Read<std::uint64_t>(op.first))) return false;
     core.gpr[kRsp] = linear;
     return true;
   }
@@ -147,13 +127,9 @@ struct PushOne {
 struct PopOne {
   static constexpr Handler kPlain = &PopRegister<std::uint64_t, true>;
   static inline bool Do(Core& core, const Op& op) {
-    const std::uint64_t linear = core.gpr[kRsp];
-    const TlbEntry& entry = core.bank->At(linear);
-    if (!Hits<std::uint64_t>(entry.read_tag, linear)) [[unlikely]]
-      return false;
-    const auto value =
-        LoadHost<std::uint64_t>(reinterpret_cast<const void*>(linear + entry.addend));
-    core.gpr[kRsp] = linear + sizeof(std::uint64_t);
+    std::uint64_t value = 0;
+    if (!LoadHit(*core.bank, core.gpr[kRsp], value)) return false;
+    core.gpr[kRsp] += sizeof(value);
     core.Write<std::uint64_t>(op.first, value);  // POP RSP: what was popped wins
     return true;
   }

@@ -134,8 +134,7 @@ template <class T>
 struct Flat {
   static inline bool IsFast(const Op&) { return true; }
   static inline std::uint64_t Address(const Core& core, const Op& op) {
-    return core.Read<std::uint64_t>(op.base) + (core.Read<std::uint64_t>(op.index) << op.scale) +
-           static_cast<std::uint64_t>(std::int64_t{op.displacement});
+    return OperandSum(core, op);
   }
 };
 
@@ -149,27 +148,13 @@ struct Segmented {
 
 template <class T, class Where>
 inline bool LoadAt(Core& core, const Op& op, T& value) {
-  if (Where::IsFast(op)) {
-    const std::uint64_t linear = Where::Address(core, op);
-    const TlbEntry& entry = core.bank->At(linear);
-    if (Hits<T>(entry.read_tag, linear)) [[likely]] {
-      value = LoadHost<T>(reinterpret_cast<const void*>(linear + entry.addend));
-      return true;
-    }
-  }
-  return LoadChecked<T>(core, op, value);
+  return (Where::IsFast(op) && LoadHit(*core.bank, Where::Address(core, op), value)) ||
+         LoadChecked<T>(core, op, value);
 }
 template <class T, class Where>
 inline bool StoreAt(Core& core, const Op& op, T value) {
-  if (Where::IsFast(op)) {
-    const std::uint64_t linear = Where::Address(core, op);
-    const TlbEntry& entry = core.bank->At(linear);
-    if (Hits<T>(entry.write_tag, linear)) [[likely]] {
-      StoreHost<T>(reinterpret_cast<void*>(linear + entry.addend), value);
-      return true;
-    }
-  }
-  return StoreChecked<T>(core, op, value);
+  return (Where::IsFast(op) && StoreHit(*core.bank, Where::Address(core, op), value)) ||
+         StoreChecked<T>(core, op, value);
 }
 
 // -- forms of two-operand arithmetic

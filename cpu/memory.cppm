@@ -48,63 +48,65 @@ inline bool Hits(std::uint64_t tag, std::uint64_t linear) {
   return ((linear + (sizeof(T) - 1)) & ~std::uint64_t{0xfff}) == tag;
 }
 
+// A load or store that the TLB lets through at once. False: nothing was done.
+template <class T>
+[[gnu::always_inline]] inline bool LoadHit(TlbBank& bank, std::uint64_t linear, T& value) {
+  const TlbEntry& entry = bank.At(linear);
+  if (!Hits<T>(entry.read_tag, linear)) [[unlikely]]
+    return false;
+  value = LoadHost<T>(reinterpret_cast<const void*>(linear + entry.addend));
+  return true;
+}
+template <class T>
+[[gnu::always_inline]] inline bool StoreHit(TlbBank& bank, std::uint64_t linear, T value) {
+  const TlbEntry& entry = bank.At(linear);
+  if (!Hits<T>(entry.write_tag, linear)) [[unlikely]]
+    return false;
+  StoreHost<T>(reinterpret_cast<void*>(linear + entry.addend), value);
+  return true;
+}
+
 // Loads and stores at a linear address, by the program.
 template <class T>
 inline bool Load(Core& core, std::uint64_t linear, T& value) {
-  const TlbEntry& entry = core.bank->At(linear);
-  if (Hits<T>(entry.read_tag, linear)) [[likely]] {
-    value = LoadHost<T>(reinterpret_cast<const void*>(linear + entry.addend));
-    return true;
-  }
-  return LoadSlow(core, linear, &value, sizeof(T), By::kProgram);
+  return LoadHit(*core.bank, linear, value) ||
+         LoadSlow(core, linear, &value, sizeof(T), By::kProgram);
 }
 template <class T>
 inline bool Store(Core& core, std::uint64_t linear, T value) {
-  const TlbEntry& entry = core.bank->At(linear);
-  if (Hits<T>(entry.write_tag, linear)) [[likely]] {
-    StoreHost<T>(reinterpret_cast<void*>(linear + entry.addend), value);
-    return true;
-  }
-  return StoreSlow(core, linear, &value, sizeof(T), By::kProgram);
+  return StoreHit(*core.bank, linear, value) ||
+         StoreSlow(core, linear, &value, sizeof(T), By::kProgram);
 }
 
 // The same by the processor: descriptor tables, TSS, stacks of inner rings.
 template <class T>
 inline bool LoadSystem(Core& core, std::uint64_t linear, T& value) {
-  const TlbEntry& entry = core.tlb.bank(BankName::kSupervisor).At(linear);
-  if (Hits<T>(entry.read_tag, linear)) [[likely]] {
-    value = LoadHost<T>(reinterpret_cast<const void*>(linear + entry.addend));
-    return true;
-  }
-  return LoadSlow(core, linear, &value, sizeof(T), By::kProcessor);
+  return LoadHit(core.tlb.bank(BankName::kSupervisor), linear, value) ||
+         LoadSlow(core, linear, &value, sizeof(T), By::kProcessor);
 }
 template <class T>
 inline bool StoreSystem(Core& core, std::uint64_t linear, T value) {
-  const TlbEntry& entry = core.tlb.bank(BankName::kSupervisor).At(linear);
-  if (Hits<T>(entry.write_tag, linear)) [[likely]] {
-    StoreHost<T>(reinterpret_cast<void*>(linear + entry.addend), value);
-    return true;
-  }
-  return StoreSlow(core, linear, &value, sizeof(T), By::kProcessor);
+  return StoreHit(core.tlb.bank(BankName::kSupervisor), linear, value) ||
+         StoreSlow(core, linear, &value, sizeof(T), By::kProcessor);
 }
 
-// base + index * scale + displacement of `op`, truncated to its address size; no segment.
+// base + index * scale + displacement of `op`, not truncated; no segment.
+inline std::uint64_t OperandSum(const Core& core, const Op& op) {
+  return core.Read<std::uint64_t>(op.base) + (core.Read<std::uint64_t>(op.index) << op.scale) +
+         static_cast<std::uint64_t>(std::int64_t{op.displacement});
+}
+
+// The same truncated to its address size.
 inline std::uint64_t EffectiveAddress(const Core& core, const Op& op) {
-  const std::uint64_t sum = core.Read<std::uint64_t>(op.base) +
-                            (core.Read<std::uint64_t>(op.index) << op.scale) +
-                            static_cast<std::uint64_t>(std::int64_t{op.displacement});
   const unsigned unused = 64 - 8u * op.address_bytes;
-  return sum << unused >> unused;
+  return OperandSum(core, op) << unused >> unused;
 }
 
 // The linear address of a 64-bit `op` without any check: one that is not canonical, or a pointer
 // with a tag that counts, has no entry in the TLB.
 inline std::uint64_t UncheckedAddress(const Core& core, const Op& op) {
-  const std::uint64_t base =
-      op.segment == kFs || op.segment == kGs ? core.segments[op.segment].base : 0;
-  return base + core.Read<std::uint64_t>(op.base) +
-         (core.Read<std::uint64_t>(op.index) << op.scale) +
-         static_cast<std::uint64_t>(std::int64_t{op.displacement});
+  const bool based = op.segment == kFs || op.segment == kGs;
+  return OperandSum(core, op) + (based ? core.segments[op.segment].base : 0);
 }
 
 // Whether [linear, linear + bytes) is canonical with 48 bits, and so with 57.
@@ -186,27 +188,15 @@ template <class T>
 // segmented.
 template <class T, bool kFlat>
 [[gnu::always_inline]] inline bool PushFast(Core& core, T value) {
-  if constexpr (kFlat) {
-    const std::uint64_t linear = core.gpr[kRsp] - sizeof(T);
-    const TlbEntry& entry = core.bank->At(linear);
-    if (Hits<T>(entry.write_tag, linear)) [[likely]] {
-      StoreHost<T>(reinterpret_cast<void*>(linear + entry.addend), value);
-      core.gpr[kRsp] = linear;
-      return true;
-    }
-  }
-  return PushSlow<T>(core, value);
+  const std::uint64_t linear = core.gpr[kRsp] - sizeof(T);
+  if (!kFlat || !StoreHit(*core.bank, linear, value)) return PushSlow<T>(core, value);
+  core.gpr[kRsp] = linear;
+  return true;
 }
 template <class T, bool kFlat>
 inline bool PeekFast(Core& core, T& value) {
   std::uint64_t linear = core.gpr[kRsp];
-  if constexpr (kFlat) {
-    const TlbEntry& entry = core.bank->At(linear);
-    if (Hits<T>(entry.read_tag, linear)) [[likely]] {
-      value = LoadHost<T>(reinterpret_cast<const void*>(linear + entry.addend));
-      return true;
-    }
-  }
+  if (kFlat && LoadHit(*core.bank, linear, value)) return true;
   return StackAddress(core, 0, sizeof(T), false, linear) && Load<T>(core, linear, value);
 }
 

@@ -37,12 +37,12 @@ template <class T, Place kPlace>
 inline bool LocateForRead(Core& core, const Op& op, std::uint64_t& linear, const std::byte*& host) {
   static_assert(kPlace != Place::kRegister);
   if constexpr (kPlace == Place::kFlat) {
-    linear = EffectiveAddress(core, op);
+    linear = OperandSum(core, op);
   } else if (!OperandAddress(core, op, sizeof(T), false, linear)) {
     return false;
   }
   const TlbEntry& entry = core.bank->At(linear);
-  if (((linear + (sizeof(T) - 1)) & ~std::uint64_t{0xfff}) == entry.read_tag) [[likely]] {
+  if (Hits<T>(entry.read_tag, linear)) [[likely]] {
     host = reinterpret_cast<const std::byte*>(linear + entry.addend);
     return true;
   }
@@ -56,7 +56,7 @@ inline bool LocateForRead(Core& core, const Op& op, std::uint64_t& linear, const
 template <class T>
 inline bool HostOfModified(Core& core, std::uint64_t linear, std::byte*& host) {
   const TlbEntry& entry = core.bank->At(linear);
-  if (((linear + (sizeof(T) - 1)) & ~std::uint64_t{0xfff}) == entry.write_tag) [[likely]] {
+  if (Hits<T>(entry.write_tag, linear)) [[likely]] {
     host = reinterpret_cast<std::byte*>(linear + entry.addend);
     return true;
   }

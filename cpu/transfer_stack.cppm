@@ -20,12 +20,9 @@ class StackWriter {
   // Pushes the low `bytes` (2, 4 or 8) bytes of `value`.
   inline bool Push(std::uint64_t value, unsigned bytes) {
     const std::uint64_t linear = sp_ - sizeof(value);
-    const TlbEntry& entry =
-        (by_ == By::kProgram ? *core_.bank : core_.tlb.bank(BankName::kSupervisor)).At(linear);
-    if (!wide_ || bytes != sizeof(value) || !Hits<std::uint64_t>(entry.write_tag, linear)) {
-      return PushSlow(value, bytes);
-    }
-    StoreHost(reinterpret_cast<void*>(linear + entry.addend), value);
+    const bool wide = wide_ && bytes == sizeof(value);
+    TlbBank& bank = by_ == By::kProgram ? *core_.bank : core_.tlb.bank(BankName::kSupervisor);
+    if (!wide || !StoreHit(bank, linear, value)) return PushSlow(value, bytes);
     sp_ = linear;
     return true;
   }
@@ -52,10 +49,8 @@ class StackReader {
   // Reads the next value, zero-extended.
   inline bool Pop(std::uint64_t& value) {
     const std::uint64_t linear = core_.gpr[kRsp] + static_cast<std::uint64_t>(offset_);
-    const TlbEntry& entry = core_.bank->At(linear);
     const bool wide = core_.code_64() && bytes_ == sizeof(value);
-    if (!wide || !Hits<std::uint64_t>(entry.read_tag, linear)) return PopSlow(value);
-    value = LoadHost<std::uint64_t>(reinterpret_cast<const void*>(linear + entry.addend));
+    if (!wide || !LoadHit(*core_.bank, linear, value)) return PopSlow(value);
     offset_ += sizeof(value);
     return true;
   }
