@@ -190,17 +190,19 @@ void VirtioMmio::Reset() {
 void VirtioMmio::Process(unsigned index) {
   if (!in_use_) return;
   Virtqueue& queue = queues_[index];
-  bool completed = false, data_written = false;
+  bool completed = false, may_have_written = false;
   for (unsigned count = 0; count < queue.size; ++count) {
     const std::optional<DescriptorChain> chain = queue.Peek(memory_);
     if (!chain.has_value()) break;
     const std::optional<std::uint32_t> written = function_.Handle(index, *chain, memory_);
     if (!written.has_value()) break;
-    data_written = data_written || *written != 0;
+    may_have_written = may_have_written || !chain->writable.empty();
     queue.Complete(memory_, *chain, *written);
     completed = true;
   }
-  if (data_written) memory_.DataWritten();
+  // What was written may be code, which the driver may execute once it sees the index.
+  if (may_have_written) memory_.DataWritten();
+  if (completed) queue.Publish(memory_);
   if (queue.broken()) {
     status_ |= kNeedsReset;
     in_use_ = false;

@@ -29,6 +29,11 @@ import pagesaw.machine.virtio_mmio;
 namespace pagesaw {
 namespace {
 
+constexpr std::uint64_t kDescriptors = 0x1000, kAvailable = 0x2000, kUsed = 0x3000,
+                        kHeader = 0x4000, kData = 0x5000, kStatus = 0x8'0000;
+constexpr std::uint16_t kNext = 1, kWrite = 2, kIndirect = 4;
+constexpr std::uint32_t kSize = 8;
+
 // 1 MiB of RAM at 0.
 class FakeMemory final : public DeviceMemory {
  public:
@@ -42,7 +47,10 @@ class FakeMemory final : public DeviceMemory {
     std::memcpy(ram.data() + gpa.bits(), bytes.data(), bytes.size());
     return true;
   }
-  void DataWritten() override { ++data_written; }
+  void DataWritten() override {
+    ++data_written;
+    used_when_data_written = Get<std::uint16_t>(kUsed + 2);
+  }
 
   template <class T>
   void Put(std::uint64_t at, T value) {
@@ -57,17 +65,13 @@ class FakeMemory final : public DeviceMemory {
 
   std::vector<std::byte> ram = std::vector<std::byte>(1 << 20);
   unsigned data_written = 0;
+  std::uint16_t used_when_data_written = 0;  // the index of queue 0's used ring
 
  private:
   bool Has(Gpa gpa, std::uint64_t count) const {
     return gpa.bits() <= ram.size() && count <= ram.size() - gpa.bits();
   }
 };
-
-constexpr std::uint64_t kDescriptors = 0x1000, kAvailable = 0x2000, kUsed = 0x3000,
-                        kHeader = 0x4000, kData = 0x5000, kStatus = 0x8'0000;
-constexpr std::uint16_t kNext = 1, kWrite = 2, kIndirect = 4;
-constexpr std::uint32_t kSize = 8;
 
 // A driver by hand for one device: what is not what a test is about is as it should be.
 class VirtioTest : public testing::Test {
@@ -220,6 +224,41 @@ TEST_F(VirtioTest, FillsAChainAndInterrupts) {
   EXPECT_EQ(In(0x060), 1u);
   Out(0x064, 1);
   EXPECT_FALSE(interrupts_.levels[VirtioDevices::kFirstIrq]);
+}
+
+// A driver that polls may execute what it was given as soon as the index says so.
+TEST_F(VirtioTest, TellsProcessorsOfDataBeforeTheDriver) {
+  MakeEntropy();
+  Start();
+  Describe(0, kData, 8, kWrite);
+  Offer(0);
+  EXPECT_EQ(used(), 1u);
+  EXPECT_EQ(memory_.data_written, 1u);
+  EXPECT_EQ(memory_.used_when_data_written, 0u);
+}
+
+TEST_F(VirtioTest, TellsProcessorsOfDataThatWasWrittenBeforeAFailure) {
+  MakeEntropy();
+  Start();
+  Describe(0, kData, 8, kWrite | kNext, 1);
+  Describe(1, std::uint64_t{1} << 40, 8, kWrite);
+  Offer(0);
+  EXPECT_EQ(used_bytes(0), 0u);
+  EXPECT_NE(memory_.Get<std::uint64_t>(kData), 0u);
+  EXPECT_EQ(memory_.data_written, 1u);
+}
+
+// What was completed before the queue made no sense is given back.
+TEST_F(VirtioTest, GivesBackWhatItDidBeforeItNeedsAReset) {
+  MakeEntropy();
+  Start();
+  Describe(0, kData, 8, kWrite);
+  memory_.Put<std::uint16_t>(kAvailable + 4, 0);
+  memory_.Put<std::uint16_t>(kAvailable + 6, 8);
+  memory_.Put<std::uint16_t>(kAvailable + 2, 2);
+  Out(0x050, 0);
+  EXPECT_TRUE(needs_reset());
+  EXPECT_EQ(used(), 1u);
 }
 
 TEST_F(VirtioTest, DoesNotInterruptADriverThatPolls) {

@@ -132,14 +132,21 @@ void Virtqueue::Complete(DeviceMemory& memory, const DescriptorChain& chain,
   const std::uint64_t at = device_area + kElements + next_used_ % size * kUsedElementBytes;
   ++next_available_;
   ++next_used_;
-  bool done = memory.Write(Gpa(at), std::as_bytes(std::span(element)));
+  if (!memory.Write(Gpa(at), std::as_bytes(std::span(element)))) broken_ = true;
+}
+
+void Virtqueue::Publish(DeviceMemory& memory) {
   // The driver reads what the index covers behind the index.
   std::atomic_thread_fence(std::memory_order_release);
-  done = done && memory.Write(Gpa(device_area + kIndex), std::as_bytes(std::span(&next_used_, 1)));
-  if (!done) broken_ = true;
+  if (!memory.Write(Gpa(device_area + kIndex), std::as_bytes(std::span(&next_used_, 1)))) {
+    broken_ = true;
+  }
 }
 
 bool Virtqueue::WantsInterrupt(const DeviceMemory& memory) const {
+  // A driver asks for interrupts and then looks at the index once more. Were the flags read before
+  // the index is written, it could miss both. [virtio] "Used Buffer Notification Suppression"
+  std::atomic_thread_fence(std::memory_order_seq_cst);
   return (Load16(memory, driver_area).value_or(0) & kNoInterrupt) == 0;
 }
 

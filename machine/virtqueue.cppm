@@ -50,8 +50,10 @@ class Virtqueue {
   // The next chain, which stays the next until it is completed. Nothing if there is none. Sets
   // `broken` if the queue makes no sense.
   std::optional<DescriptorChain> Peek(const DeviceMemory& memory);
-  // Gives the chain that was peeked back, with `written` bytes in it.
+  // Gives the chain that was peeked back, with `written` bytes in it. The driver sees it once it is
+  // published.
   void Complete(DeviceMemory& memory, const DescriptorChain& chain, std::uint32_t written);
+  void Publish(DeviceMemory& memory);
   // Whether the driver wants an interrupt for what was completed.
   bool WantsInterrupt(const DeviceMemory& memory) const;
 
