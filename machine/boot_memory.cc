@@ -27,7 +27,6 @@ constexpr std::uint64_t kCode64Descriptor = 0x00af'9b00'0000'ffff;
 constexpr std::uint64_t kDataDescriptor = 0x00cf'9300'0000'ffff;
 
 constexpr unsigned kGdtBytes = 0x20;
-constexpr Gpa kTablesFrom(0x9000);
 
 CpuState FlatState(std::uint64_t entry, std::uint16_t code_attributes,
                    const FlatSelectors& selectors) {
@@ -50,7 +49,7 @@ CpuState FlatState(std::uint64_t entry, std::uint16_t code_attributes,
 // A PML4, a PDPT and four page directories, in a row.
 absl::StatusOr<Gpa> PlaceIdentityTables(BootMemory& boot) {
   constexpr std::uint64_t kPresentWritable = 0x3, kLarge = 0x80;
-  const auto at = boot.Take("page tables", 6 * kPageBytes, kTablesFrom);
+  const auto at = boot.Take("page tables", 6 * kPageBytes, kBootInfoFrom);
   if (!at.ok()) return at;
   const std::uint64_t pdpt = at->bits() + kPageBytes;
   const std::uint64_t directories = pdpt + kPageBytes;
@@ -71,7 +70,7 @@ absl::StatusOr<Gpa> PlaceGdt(BootMemory& boot, const FlatSelectors& selectors) {
             : selector == selectors.data ? kDataDescriptor
                                          : 0);
   }
-  return boot.Place("the GDT", gdt.bytes(), kTablesFrom);
+  return boot.Place("the GDT", gdt.bytes(), kBootInfoFrom);
 }
 
 }  // namespace

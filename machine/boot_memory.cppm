@@ -19,6 +19,9 @@ import pagesaw.machine.memory_slots;
 
 export namespace pagesaw {
 
+// From here on loaders put what a guest is told, above what firmware of old has in the first pages.
+inline constexpr Gpa kBootInfoFrom(0x9000);
+
 // What is to be booted.
 struct BootRequest {
   const SlotTable* memory = nullptr;

@@ -377,6 +377,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadImage{"HeaderCut", [](Bytes& b) { b.resize(0x240); },
                  "truncated Linux kernel: 576 bytes, where its header tells of 67072"},
         BadImage{"SetupCut", [](Bytes& b) { b.resize(0x300); }, "truncated Linux kernel"},
+        BadImage{"SetupAlone",
+                 [](Bytes& b) {
+                   Put(b, 0x1f4, 0, 4);
+                   b.resize(b.size() - 0x1'0000 - 1);
+                 },
+                 "truncated Linux kernel"},
         BadImage{"KernelCut", [](Bytes& b) { b.resize(b.size() - 16); },
                  "67056 bytes, where its header tells of 67072"},
         BadImage{"OldProtocol", [](Bytes& b) { Put(b, 0x206, 0x020b, 2); },

@@ -38,7 +38,6 @@ constexpr std::uint64_t kSectorBytes = 512, kParagraphBytes = 16;
 constexpr std::uint64_t kEntry64 = 0x200;  // behind the start of the protected-mode kernel
 constexpr std::uint64_t kLowestKernel = 0x10'0000;
 constexpr std::uint32_t kMapRam = 1, kMapReserved = 2;
-constexpr Gpa kInfoFrom(0x9000);
 
 // What the file says of itself.
 struct Header {
@@ -81,7 +80,8 @@ absl::Status CheckHeader(const Header& header, const BootRequest& request) {
   }
   // The size is told in whole paragraphs, of which the file may lack the last bytes.
   const std::uint64_t end = header.setup_bytes + header.kernel_bytes;
-  if (request.image.size() < kHeaderEnd || request.image.size() + kParagraphBytes <= end) {
+  if (request.image.size() < kHeaderEnd || request.image.size() <= header.setup_bytes ||
+      request.image.size() + kParagraphBytes <= end) {
     return absl::InvalidArgumentError(
         absl::StrFormat("truncated Linux kernel: %d bytes, where its header tells of %d",
                         request.image.size(), std::max<std::uint64_t>(end, kHeaderEnd)));
@@ -199,10 +199,10 @@ absl::StatusOr<CpuState> LoadLinux(const BootRequest& request) {
   }
   TableBuilder cmdline;
   cmdline.Text(request.cmdline);
-  const auto cmdline_at = boot.Place("the command line", cmdline.bytes(), kInfoFrom);
+  const auto cmdline_at = boot.Place("the command line", cmdline.bytes(), kBootInfoFrom);
   if (!cmdline_at.ok()) return cmdline_at.status();
   parameters.Set(kCmdline, cmdline_at->bits(), 4);
-  const auto parameters_at = boot.Place("the boot parameters", parameters.bytes(), kInfoFrom);
+  const auto parameters_at = boot.Place("the boot parameters", parameters.bytes(), kBootInfoFrom);
   if (!parameters_at.ok()) return parameters_at.status();
 
   // CS is 10h and the data segments are 18h. [linux/boot] "64-bit Boot Protocol"

@@ -23,7 +23,6 @@ constexpr std::uint64_t kHeaderSearchBytes = 8192;
 constexpr std::uint32_t kKnownRequirements = 0x7;
 constexpr std::uint32_t kInfoMemory = 1u << 0, kInfoCmdline = 1u << 2, kInfoModules = 1u << 3,
                         kInfoMemoryMap = 1u << 6;
-constexpr Gpa kInfoFrom(0x9000);
 
 // The flags of the header, if there is one.
 std::optional<std::uint32_t> HeaderFlags(std::span<const std::byte> image) {
@@ -61,12 +60,12 @@ absl::StatusOr<CpuState> LoadMultiboot(const BootRequest& request, const ElfImag
     if (!data.ok()) return data.status();
     TableBuilder text;
     text.Text(request.initrd_name);
-    const auto name = boot.Place("the initrd's name", text.bytes(), kInfoFrom);
+    const auto name = boot.Place("the initrd's name", text.bytes(), kBootInfoFrom);
     if (!name.ok()) return name.status();
     TableBuilder list;
     list.U32(Low(*data)).U32(Low(*data) + static_cast<std::uint32_t>(request.initrd.size()));
     list.U32(Low(*name)).U32(0);
-    const auto placed = boot.Place("the module list", list.bytes(), kInfoFrom);
+    const auto placed = boot.Place("the module list", list.bytes(), kBootInfoFrom);
     if (!placed.ok()) return placed.status();
     modules = *placed;
     module_count = 1;
@@ -75,14 +74,14 @@ absl::StatusOr<CpuState> LoadMultiboot(const BootRequest& request, const ElfImag
 
   TableBuilder cmdline;
   cmdline.Text(request.full_cmdline());
-  const auto cmdline_at = boot.Place("the command line", cmdline.bytes(), kInfoFrom);
+  const auto cmdline_at = boot.Place("the command line", cmdline.bytes(), kBootInfoFrom);
   if (!cmdline_at.ok()) return cmdline_at.status();
 
   TableBuilder map;
   for (const MemoryRange& range : MemoryMap(request.memory_bytes)) {
     map.U32(20).U64(range.base).U64(range.bytes).U32(range.usable ? 1 : 2);
   }
-  const auto map_at = boot.Place("the memory map", map.bytes(), kInfoFrom);
+  const auto map_at = boot.Place("the memory map", map.bytes(), kBootInfoFrom);
   if (!map_at.ok()) return map_at.status();
 
   const std::uint64_t low = std::min(request.memory_bytes, kLowRamMaxBytes);
@@ -97,7 +96,7 @@ absl::StatusOr<CpuState> LoadMultiboot(const BootRequest& request, const ElfImag
   info.U32(0).U32(0).U32(0).U32(0);  // symbols
   info.U32(static_cast<std::uint32_t>(map.bytes().size())).U32(Low(*map_at));
   for (unsigned i = 0; i < 16; ++i) info.U32(0);  // drives to video modes: flagged absent
-  const auto info_at = boot.Place("the multiboot information", info.bytes(), kInfoFrom);
+  const auto info_at = boot.Place("the multiboot information", info.bytes(), kBootInfoFrom);
   if (!info_at.ok()) return info_at.status();
 
   CpuState state = Flat32State(elf.entry);

@@ -20,7 +20,6 @@ namespace {
 constexpr std::uint32_t kHeaderMagic = 0xe852'50d6;
 constexpr std::uint32_t kLoaderMagic = 0x36d7'6289;
 constexpr std::uint64_t kHeaderSearchBytes = 32768;
-constexpr Gpa kInfoFrom(0x9000);
 
 // Tags of the header. [multiboot2] "Layout of Multiboot2 header"
 enum HeaderTag : std::uint16_t {
@@ -137,7 +136,7 @@ absl::StatusOr<Gpa> PlaceInformation(BootMemory& boot, const BootRequest& reques
     map.U64(range.base).U64(range.bytes).U32(range.usable ? 1 : 2).U32(0);
   }
   info.Tag(kMap, map);
-  return boot.Place("the multiboot information", info.Finish(), kInfoFrom);
+  return boot.Place("the multiboot information", info.Finish(), kBootInfoFrom);
 }
 
 }  // namespace

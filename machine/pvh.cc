@@ -15,7 +15,6 @@ namespace {
 constexpr std::uint32_t kStartInfoMagic = 0x336e'c578;
 constexpr std::uint32_t kNotePhysical32Entry = 18;
 constexpr std::uint32_t kMapRam = 1, kMapReserved = 2;
-constexpr Gpa kInfoFrom(0x9000);
 
 std::optional<std::uint64_t> PvhEntry(const ElfImage& elf) {
   for (const ElfNote& note : elf.notes) {
@@ -32,13 +31,13 @@ absl::StatusOr<Gpa> PlaceStartInfo(BootMemory& boot, const BootRequest& request)
     if (!data.ok()) return data.status();
     TableBuilder list;
     list.U64(data->bits()).U64(request.initrd.size()).U64(0).U64(0);
-    const auto placed = boot.Place("the module list", list.bytes(), kInfoFrom);
+    const auto placed = boot.Place("the module list", list.bytes(), kBootInfoFrom);
     if (!placed.ok()) return placed.status();
     modules = *placed;
   }
   TableBuilder cmdline;
   cmdline.Text(request.full_cmdline());
-  const auto cmdline_at = boot.Place("the command line", cmdline.bytes(), kInfoFrom);
+  const auto cmdline_at = boot.Place("the command line", cmdline.bytes(), kBootInfoFrom);
   if (!cmdline_at.ok()) return cmdline_at.status();
 
   TableBuilder map;
@@ -47,7 +46,7 @@ absl::StatusOr<Gpa> PlaceStartInfo(BootMemory& boot, const BootRequest& request)
     map.U64(range.base).U64(range.bytes).U32(range.usable ? kMapRam : kMapReserved).U32(0);
     ++ranges;
   }
-  const auto map_at = boot.Place("the memory map", map.bytes(), kInfoFrom);
+  const auto map_at = boot.Place("the memory map", map.bytes(), kBootInfoFrom);
   if (!map_at.ok()) return map_at.status();
 
   TableBuilder info;
@@ -55,7 +54,7 @@ absl::StatusOr<Gpa> PlaceStartInfo(BootMemory& boot, const BootRequest& request)
   info.U32(request.initrd.empty() ? 0 : 1).U64(modules.bits());
   info.U64(cmdline_at->bits()).U64(0);  // no ACPI
   info.U64(map_at->bits()).U32(ranges).U32(0);
-  return boot.Place("the start info", info.bytes(), kInfoFrom);
+  return boot.Place("the start info", info.bytes(), kBootInfoFrom);
 }
 
 absl::StatusOr<CpuState> Enter64(BootMemory& boot, const ElfImage& elf) {
