@@ -3,20 +3,15 @@ module;
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>
 #include <absl/strings/str_format.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <algorithm>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 module pagesaw.machine.disk;
-
-import pagesaw.machine.host_file;
 
 namespace pagesaw {
 namespace {
@@ -39,48 +34,29 @@ bool ForEachBlock(std::uint64_t block_bytes, std::uint64_t offset, std::uint64_t
 
 absl::StatusOr<std::unique_ptr<Disk>> Disk::Open(const std::string& path, bool read_only,
                                                  std::uint64_t written_max_bytes) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file < 0) return HostFileError("disk", path, errno);
-  struct stat info = {};
-  const bool known = fstat(file, &info) == 0;
-  const auto bytes = static_cast<std::uint64_t>(info.st_size);
-  if (known && S_ISREG(info.st_mode) && bytes != 0 && bytes % kSectorBytes == 0) {
-    return std::unique_ptr<Disk>(new Disk(file, bytes, read_only, written_max_bytes));
+  auto file = HostFile::Open("disk", path);
+  if (!file.ok()) return file.status();
+  if (file->bytes() == 0 || file->bytes() % kSectorBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("disk '%s': %d bytes: must be a positive multiple of %d", path,
+                        file->bytes(), kSectorBytes));
   }
-  close(file);
-  if (!known || !S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrFormat("disk '%s': not a regular file", path));
-  }
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "disk '%s': %d bytes: must be a positive multiple of %d", path, bytes, kSectorBytes));
+  return std::unique_ptr<Disk>(new Disk(*std::move(file), read_only, written_max_bytes));
 }
-
-Disk::~Disk() { close(file_); }
 
 bool Disk::Contains(std::uint64_t offset, std::uint64_t count) const {
-  return offset <= bytes_ && count <= bytes_ - offset;
-}
-
-bool Disk::ReadFile(std::uint64_t offset, std::span<std::byte> data) const {
-  while (!data.empty()) {
-    const ssize_t count = pread(file_, data.data(), data.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return false;
-    offset += static_cast<std::uint64_t>(count);
-    data = data.subspan(static_cast<std::size_t>(count));
-  }
-  return true;
+  return offset <= bytes() && count <= bytes() - offset;
 }
 
 bool Disk::Read(std::uint64_t offset, std::span<std::byte> data) const {
   if (!Contains(offset, data.size())) return false;
-  if (written_.empty()) return ReadFile(offset, data);
+  if (written_.empty()) return file_.Read(offset, data).ok();
   return ForEachBlock(
       kBlockBytes, offset, data.size(),
       [&](std::uint64_t number, std::uint64_t inside, std::uint64_t at, std::uint64_t count) {
         const auto found = written_.find(number);
         if (found == written_.end()) {
-          return ReadFile(offset + at, data.subspan(at, count));
+          return file_.Read(offset + at, data.subspan(at, count)).ok();
         }
         std::memcpy(data.data() + at, found->second->data() + inside, count);
         return true;
@@ -95,8 +71,8 @@ Disk::Block* Disk::BlockToWrite(std::uint64_t number) {
   if (written_.size() >= written_max_blocks_) return nullptr;
   auto block = std::make_unique<Block>();
   const std::uint64_t offset = number * kBlockBytes;
-  const std::uint64_t count = std::min(kBlockBytes, bytes_ - offset);
-  if (!ReadFile(offset, std::span(*block).first(count))) return nullptr;
+  const std::uint64_t count = std::min(kBlockBytes, bytes() - offset);
+  if (!file_.Read(offset, std::span(*block).first(count)).ok()) return nullptr;
   return written_.emplace(number, std::move(block)).first->second.get();
 }
 

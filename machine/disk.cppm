@@ -9,7 +9,10 @@ module;
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 export module pagesaw.machine.disk;
+
+import pagesaw.machine.host_file;
 
 export namespace pagesaw {
 
@@ -22,11 +25,10 @@ class Disk {
   // multiple of kSectorBytes long.
   static absl::StatusOr<std::unique_ptr<Disk>> Open(
       const std::string& path, bool read_only, std::uint64_t written_max_bytes = kWrittenMaxBytes);
-  ~Disk();
   Disk(const Disk&) = delete;
   Disk& operator=(const Disk&) = delete;
 
-  std::uint64_t bytes() const { return bytes_; }
+  std::uint64_t bytes() const { return file_.bytes(); }
   bool read_only() const { return read_only_; }
 
   // False beyond the end, and if the file cannot be read any more, as when it was made shorter.
@@ -39,17 +41,14 @@ class Disk {
   static constexpr std::uint64_t kBlockBytes = 4096;
   using Block = std::array<std::byte, kBlockBytes>;
 
-  Disk(int file, std::uint64_t bytes, bool read_only, std::uint64_t written_max_bytes)
-      : file_(file),
-        bytes_(bytes),
+  Disk(HostFile file, bool read_only, std::uint64_t written_max_bytes)
+      : file_(std::move(file)),
         read_only_(read_only),
         written_max_blocks_(written_max_bytes / kBlockBytes) {}
   bool Contains(std::uint64_t offset, std::uint64_t count) const;
-  bool ReadFile(std::uint64_t offset, std::span<std::byte> data) const;
   Block* BlockToWrite(std::uint64_t number);
 
-  const int file_;
-  const std::uint64_t bytes_;
+  const HostFile file_;
   const bool read_only_;
   const std::uint64_t written_max_blocks_;
   absl::flat_hash_map<std::uint64_t, std::unique_ptr<Block>> written_;  // by number
