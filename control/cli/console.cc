@@ -47,7 +47,7 @@ absl::StatusOr<int> Console(const ParsedCommand& parsed) {
 
 std::vector<Command> ConsoleCommands() {
   return {{.spec = {.name = "pagesawctl vm console",
-                    .summary = "Prints a VM's serial output, and goes on until the VM stops.",
+                    .summary = "Prints a VM's console, and goes on until the VM stops.",
                     .operands = {kVmOperand},
                     .options = {{.name = "type",
                                  .placeholder = "LINE",

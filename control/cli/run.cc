@@ -212,15 +212,16 @@ std::vector<Command> RunCommands() {
   options.push_back(kSocketOption);
   return {
       {.spec = {.name = "pagesawctl run",
-                .summary = "Runs a guest in the foreground, its serial port on stdin and stdout.",
+                .summary = "Runs a guest in the foreground, its console on stdin and stdout.",
                 .operands = {{.name = "IMAGE",
                               .help = "ELF image (multiboot, PVH) or Linux kernel (bzImage)"}},
                 .options = std::move(options),
                 .details = "Uses the daemon at --socket, or a private one if none listens there.\n"
-                           "What is typed goes to the guest's serial port: from a terminal in raw "
-                           "mode, where\n"
-                           "Ctrl-a x quits and Ctrl-a twice is one Ctrl-a, or from a pipe or file "
-                           "up to its end.\n"
+                           "What is typed goes to the guest's virtio console once a driver uses "
+                           "one, else to its\n"
+                           "serial port: from a terminal in raw mode, where Ctrl-a x quits and "
+                           "Ctrl-a twice is\n"
+                           "one Ctrl-a, or from a pipe or file up to its end.\n"
                            "Exit status: (value << 1) | 1 if the guest writes value to the\n"
                            "isa-debug-exit port; 124 past the time limit; 130 after Ctrl-C or "
                            "Ctrl-a x; 2 for bad\n"
