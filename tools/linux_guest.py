@@ -35,7 +35,6 @@ class Files:
         # A busybox of another package may need libraries, which an initramfs does not have.
         programs = [os.path.join(root, path) for path in ("bin/busybox", "usr/bin/busybox")]
         self.busybox = next((path for path in programs if is_static(path)), None)
-        self.memtest = os.path.join(root, "boot/memtest86+x64.bin")
         self.modules = None
         if self.kernel:
             release = os.path.basename(self.kernel)[len("vmlinuz-"):]
@@ -82,8 +81,7 @@ def download_files():
     if not kernel:
         raise Problem(f"package {META_PACKAGE}: not known to apt; see apt-get update")
     with tempfile.TemporaryDirectory(dir=target) as directory:
-        run_quietly(["apt-get", "download", kernel.group(1), BUSYBOX_PACKAGE, "memtest86+"],
-                    directory)
+        run_quietly(["apt-get", "download", kernel.group(1), BUSYBOX_PACKAGE], directory)
         for package in glob.glob(os.path.join(directory, "*.deb")):
             run_quietly(["dpkg", "-x", package, target], directory)
     return find_files(target)

@@ -1,8 +1,7 @@
 // A small virtual machine monitor for Linux's KVM, which runs under Linux on a guest: what it runs
 // is a guest's guest.
-//   vmm programs       three programs, in 16-bit mode, in 32-bit mode with paging and in 64-bit
-//   mode,
-//                      print through a port and write to a page; the log of dirty pages tells of it
+//   vmm programs       three programs, in 16-bit, 32-bit and 64-bit mode, print through a port and
+//                      write to a page; the log of dirty pages tells of it
 //   vmm linux FILE     boots a Linux kernel until it has printed some lines
 #include <stdint.h>
 
