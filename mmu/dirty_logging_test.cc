@@ -170,6 +170,15 @@ TEST_P(DirtyLogging, WritesByOtherMeansAreInTheLog) {
   EXPECT_EQ(Take(), Pages{});
 }
 
+// As a processor's own writes to a control block in guest memory are told.
+TEST_P(DirtyLogging, WritesThatTheShadowMmuIsToldOfAreInTheLog) {
+  Start();
+  ShadowMmu& mmu = *mmu_;
+  mmu.GuestWrote(Gpa(0x5000), kPageBytes);
+  EXPECT_EQ(Take(), Pages{5});
+  EXPECT_EQ(Take(), Pages{});
+}
+
 TEST_P(DirtyLogging, SptesThatGoTakeNoWriteWithThem) {
   Start();
   Touch(0x1000, kWrite);
