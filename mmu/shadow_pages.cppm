@@ -279,7 +279,7 @@ class ShadowPages {
                                          Level level) const;
   std::optional<std::string> AuditPage(const ShadowPage& page) const;
   std::optional<std::string> AuditCounts() const;
-  bool IsWatched(Gfn first, Level level) const;
+  bool HoldsTable(Gfn first, Level level) const;
   const char* AuditLimits(const ShadowPage& page, unsigned index, std::uint64_t spte) const;
   template <typename Visit>
   void ForEachLeafBelow(const ShadowPage& page, Gfn first, std::uint64_t last, Visit visit) const;

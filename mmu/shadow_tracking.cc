@@ -134,13 +134,12 @@ void ShadowPages::EndShadowing(ShadowPage& page) {
 bool ShadowPages::LargePageAllowed(Gfn first, Level level) const {
   if (level == Level::kPt) return true;
   if (attributes_ != nullptr && !attributes_->Uniform(first, FramesIn(level))) return false;
-  return !IsWatched(first, level);
+  return !HoldsTable(first, level) && !logs_.AnyIn(first, FramesIn(level));
 }
 
-// Whether a guest table is shadowed, or a frame logged, in the large page of `level` from `first`.
-bool ShadowPages::IsWatched(Gfn first, Level level) const {
-  return shadowed_in_[BlockIndex(level)].contains(BlockOf(first, level)) ||
-         logs_.AnyIn(first, FramesIn(level));
+// Whether a guest table is shadowed in the large page of `level` from `first`.
+bool ShadowPages::HoldsTable(Gfn first, Level level) const {
+  return shadowed_in_[BlockIndex(level)].contains(BlockOf(first, level));
 }
 
 // -- the reverse map
@@ -411,7 +410,7 @@ std::optional<std::string> ShadowPages::AuditPage(const ShadowPage& page) const 
     if (page.shared && (mappers == nullptr || !contains(*mappers))) {
       return complain("is not in the rmap", i);
     }
-    if (page.shared && page.role.level != Level::kPt && IsWatched(frame, page.role.level)) {
+    if (page.shared && page.role.level != Level::kPt && HoldsTable(frame, page.role.level)) {
       return complain("maps a table large", i);
     }
     if ((spte & kSpteMmuWritable) != 0 || codec.IsShadowStack(spte)) {

@@ -133,6 +133,17 @@ TEST_P(ShadowingSlots, LogTellsOfWritesThroughEveryMapping) {
   EXPECT_EQ(Take(ram_), Pages{});
 }
 
+// Large pages of a slot whose log begins stay until they are written; the audit knows.
+TEST_P(ShadowingSlots, LargePagesThatAreReadOutliveTheStartOfALog) {
+  Touch(2 * kMib, kRead);
+  ASSERT_TRUE(pages_.StartDirtyLog(ram_, GetParam()));
+  EXPECT_EQ(pages_.Statistics().pages_2m, 1u);
+  EXPECT_TRUE(Allows(2 * kMib, kRead));
+  EXPECT_FALSE(Allows(2 * kMib, kWrite));
+  const ShadowPages::Lock lock = pages_.Acquire();
+  EXPECT_EQ(pages_.Audit(), std::nullopt);
+}
+
 TEST_P(ShadowingSlots, LogTellsOfAccessedAndDirtyThatWalksSet) {
   SetEntry(0x4000, 8, 0x8000 | kPresent | kWritable);
   ASSERT_TRUE(pages_.StartDirtyLog(ram_, GetParam()));
