@@ -27,6 +27,7 @@ import pagesaw.mmu.spte;
 import pagesaw.mmu.tdp_walker;
 import pagesaw.mmu.test_formats;
 import pagesaw.mmu.test_memory;
+import pagesaw.mmu.walk;
 
 namespace pagesaw {
 namespace {
@@ -361,6 +362,25 @@ TEST_F(GuestMmuTest, ADirtyLogHearsOfTheGuestsGuest) {
   const auto words = pages_.TakeDirtyLog(memory_.Find(Gfn{0})->id);
   ASSERT_TRUE(words);
   EXPECT_NE((*words)[0] & 1u << 9, 0u);
+}
+
+// What D in an SPTE of a tree that is not shared said is not lost when a table appears below it.
+TEST_F(GuestMmuTest, ADirtyLogHearsOfWritesToAPageThatThenBecomesATable) {
+  ASSERT_TRUE(pages_.StartDirtyLog(*memory_.Find(Gfn{0}), DirtyLogMethod::kDirtyBits));
+  Hypervisor(kPt.bits(), kRead);
+  HostTableSpace<true> space;
+  const ShadowRoot root = root_mmu_->Root();
+  ASSERT_TRUE(WalkTables<AnyLayout>(root_mmu_->format(),
+                                    {.table = OutputAddress(root.table.bits()),
+                                     .level = root.level,
+                                     .address = InputAddress(kPt.bits()),
+                                     .access = kWrite},
+                                    space));
+  Guest(0x5000, kRead);
+  EXPECT_FALSE(HypervisorMay(kPt.bits(), kWrite));
+  const auto words = pages_.TakeDirtyLog(memory_.Find(Gfn{0})->id);
+  ASSERT_TRUE(words);
+  EXPECT_NE((*words)[0] >> GfnOf(kPt).number & 1, 0u);
 }
 
 // -- tables in the legacy layout

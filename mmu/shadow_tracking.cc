@@ -169,6 +169,7 @@ void ShadowPages::WriteProtectLeaf(std::uint64_t* spte) {
   std::uint64_t old = atomic.load(std::memory_order_relaxed);
   while (!atomic.compare_exchange_weak(old, codec.WriteProtected(old))) {
   }
+  if (!logs_.empty()) NoteWrites(codec, old, 0);
   if (codec.IsWritable(old) || codec.IsShadowStack(old)) flush_needed_ = true;
 }
 

@@ -167,6 +167,19 @@ TEST_P(ShadowingSlots, LogTellsOfWritesToTables) {
   EXPECT_EQ(Take(ram_), Pages{4});
 }
 
+// What D in an SPTE said is not lost when the SPTE is write-protected.
+TEST_P(ShadowingSlots, LogTellsOfWritesToAPageThatThenBecomesATable) {
+  SetEntry(0x4000, 5, 0x5000 | kUsed);
+  ASSERT_TRUE(pages_.StartDirtyLog(ram_, GetParam()));
+  Touch(0x5000, kRead);
+  Touch(0x5000, kWrite);
+  SetEntry(0x3000, 30, 0x5000 | kUsed);
+  SetEntry(0x5000, 0, 0x8000 | kUsed);
+  Touch(std::uint64_t{30} << 21, kRead);
+  ASSERT_FALSE(Allows(0x5000, kWrite));
+  EXPECT_EQ(Take(ram_), Pages{5});
+}
+
 // The fast path must not open a table that is watched.
 TEST_P(ShadowingSlots, TablesThatAreWatchedStayProtectedWhileLogged) {
   SetEntry(0x4000, 5, 0x5000 | kUsed);
