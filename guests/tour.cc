@@ -31,8 +31,8 @@ constexpr uint64_t kHole = 0x40'0000'0000;
 constexpr uint64_t kReadOnly = 0x40'0000'2000;
 constexpr uint64_t kNoFetch = 0x40'0000'3000;
 constexpr uint64_t kSupervisor = 0x40'0000'4000;
-constexpr uint64_t kReservedBit = 0x40'0000'5000;
 constexpr uint64_t kEdge = 0x40'0000'6000;  // the page behind it is not mapped
+constexpr uint64_t kReservedBit = 0x40'0020'0000;
 constexpr uint64_t kDemand = 0x50'0000'0000;
 constexpr uint64_t kDemandPages = 64;
 // Ring 3: code, a page of data that holds a RET, and the top of a stack.
@@ -188,8 +188,8 @@ void TakeSupervisorFaults(const Features& features) {
   Print("faults of ring 0\n");
   tables->Map(kReadOnly, kData, PageSize::k4K, 0);
   tables->Map(kEdge, kData, PageSize::k4K, kWritable);
-  // The highest address bit: reserved unless the processor has 52 physical address bits.
-  tables->Map(kReservedBit, kData | uint64_t{1} << 51, PageSize::k4K, kWritable);
+  // An address bit inside the page: reserved however many address bits the processor has.
+  tables->Map(kReservedBit, kData | uint64_t{1} << 13, PageSize::k2M, kWritable);
   ExpectFault("read, not present", Probe(kRead, kHole), 0, kHole);
   ExpectFault("write, not present", Probe(kWrite, kHole + 8), kCodeWrite, kHole + 8);
   ExpectFault("read across the end of a mapped page", Probe(kRead, kEdge + 4092), 0, kEdge + 4096);

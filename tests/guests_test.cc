@@ -93,12 +93,14 @@ class GuestTest : public testing::TestWithParam<std::tuple<std::string, bool, st
     config.cmdline = cmdline;
     config.time_limit = time_limit;
     config.cpu_count = cpus;
+    config.cpu_model = cpu_model_;
     auto vm = Vm::Create(config, registry_, MakeVmParts());
     EXPECT_TRUE(vm.ok()) << vm.status();
     return vm.ok() ? *std::move(vm) : nullptr;
   }
 
   PluginRegistry registry_;
+  std::string cpu_model_;
 };
 
 std::string ConsoleText(const Vm& vm) {
@@ -202,6 +204,24 @@ INSTANTIATE_TEST_SUITE_P(Vendors, Tour,
                          testing::Combine(testing::Values("intel", "amd"), testing::Bool(),
                                           testing::Values("guests/tour.elf")),
                          [](const auto& info) { return NameOf(info.param); });
+
+// Models that have all that the tour can show, and more physical address bits than others.
+using TourOfModel = GuestTest;
+
+TEST_P(TourOfModel, PrintsTheSame) {
+  const auto& [vendor, tdp, model] = GetParam();
+  cpu_model_ = model;
+  const auto vm = MakeVm(vendor, tdp, "guests/tour.elf", "once");
+  ASSERT_NE(vm, nullptr);
+  ASSERT_TRUE(vm->Start().ok());
+  ASSERT_TRUE(vm->WaitUntilStopped(kPatience));
+  EXPECT_EQ(ConsoleText(*vm), FileText("guests/tour.golden"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TourOfModel,
+                         testing::Values(std::tuple("intel", true, "sapphire-rapids"),
+                                         std::tuple("amd", false, "epyc-genoa")),
+                         [](const auto& info) { return std::string(std::get<0>(info.param)); });
 
 }  // namespace
 }  // namespace pagesaw
