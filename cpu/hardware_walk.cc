@@ -1,5 +1,4 @@
 module;
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -24,11 +23,6 @@ TableFault Describe(const WalkFault& fault, Access access) {
           .present = fault.kind != WalkFault::Kind::kNotPresent,
           .malformed = fault.kind == WalkFault::Kind::kMalformed,
           .rights = fault.rights};
-}
-
-std::uint64_t LoadEntry(const TableEntry& found) {
-  return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(found.host))
-      .load(std::memory_order_acquire);
 }
 
 template <typename Layout>
@@ -192,7 +186,7 @@ WalkResult WalkByPdptesInMemory(PagingState paging, const PageFormat& guest, Inp
   if (found.host == nullptr) {
     return WalkFault{.kind = WalkFault::Kind::kSecondStage, .level = Level::kPdpt};
   }
-  paging.pdptes[index] = LoadEntry(found);
+  paging.pdptes[index] = LoadEntry(found.host, 8);
   return WalkLinear(paging, guest, linear, access, space, nullptr);
 }
 

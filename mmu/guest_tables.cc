@@ -1,6 +1,5 @@
 module;
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -9,6 +8,7 @@ module;
 module pagesaw.mmu.guest_tables;
 
 import pagesaw.mmu.legacy_format;
+import pagesaw.mmu.walk;
 
 namespace pagesaw {
 namespace {
@@ -93,11 +93,7 @@ GuestTables::Table GuestTables::Open(Gfn gfn, const ShadowRole& role) const {
   const ShadowRole& role = *role_;
   const EntryLayout& layout = format.layout;
   std::byte* host = host_ + std::size_t{GuestIndex(role, index)} * layout.entry_bytes;
-  const std::uint64_t entry =
-      layout.entry_bytes == 4
-          ? std::atomic_ref(*reinterpret_cast<std::uint32_t*>(host)).load(std::memory_order_acquire)
-          : std::atomic_ref(*reinterpret_cast<std::uint64_t*>(host))
-                .load(std::memory_order_acquire);
+  const std::uint64_t entry = LoadEntry(host, layout.entry_bytes);
   if (!format.IsPresent(entry) || format.IsMalformed(entry, role.level)) return std::nullopt;
   // Without A no SPTE may stand for it: the next use has to be seen. Tables in read-only memory
   // never get it.

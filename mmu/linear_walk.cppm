@@ -23,26 +23,28 @@ inline constexpr std::uint64_t kPaeRoot = 0xffff'ffe0;             // CR3 31:5
 WalkFault FaultAtRoot(WalkFault::Kind kind, Level level, InputAddress address, Access access,
                       const PageFormat& format);
 
-// The PDPTE is a register: it is not read from memory, has no rights and no A bit.
-// [intel/vol3] "PDPTE Registers"
+}  // namespace pagesaw::detail
+
+export namespace pagesaw {
+
+// Walks `request.address` below `pdpte`, one of the four that PAE paging begins with, which is
+// found at `at`. It has no rights and no A bit. [intel/vol3] "PDPTE Registers"
 template <TableSpace Space>
-WalkResult WalkPae(const PagingState& state, const PageFormat& format, WalkRequest request,
-                   Space& space, WalkTrace* trace) {
-  const unsigned index = static_cast<unsigned>(request.address.bits() >> 30 & 3);
-  const std::uint64_t pdpte = state.pdptes[index];
+WalkResult WalkFromPdpte(std::uint64_t pdpte, OutputAddress at, const PageFormat& format,
+                         WalkRequest request, Space& space, WalkTrace* trace) {
   const bool present = format.IsPresent(pdpte);
   const bool malformed = present && format.IsMalformed(pdpte, Level::kPdpt);
   if (trace != nullptr) {
     trace->Add({.level = Level::kPdpt,
-                .entry_address = OutputAddress((state.cr3 & kPaeRoot) + std::uint64_t{8} * index),
+                .entry_address = at,
                 .entry = pdpte,
                 .rights = present ? Rights::All() : Rights(),
                 .present = present,
                 .malformed = malformed});
   }
   if (!present || malformed) {
-    return FaultAtRoot(present ? WalkFault::Kind::kMalformed : WalkFault::Kind::kNotPresent,
-                       Level::kPdpt, request.address, request.access, format);
+    return detail::FaultAtRoot(present ? WalkFault::Kind::kMalformed : WalkFault::Kind::kNotPresent,
+                               Level::kPdpt, request.address, request.access, format);
   }
   request.table = OutputAddress(pdpte & kLegacy64Layout.address);
   request.level = Level::kPd;
@@ -53,10 +55,6 @@ WalkResult WalkPae(const PagingState& state, const PageFormat& format, WalkReque
   for (const WalkStep& step : below.steps()) trace->Add(step);
   return result;
 }
-
-}  // namespace pagesaw::detail
-
-export namespace pagesaw {
 
 // Walks `address` (after segmentation and linear-address masking) for one access of a processor in
 // `state`, whose tables look as `format` = MakeLegacyFormat(state) says. Without paging the output
@@ -89,8 +87,11 @@ WalkResult WalkLinear(const PagingState& state, const PageFormat& format, InputA
       return format.layout.large != 0
                  ? WalkTables<FixedLayout<kLegacy32Layout>>(format, request, space, trace)
                  : WalkTables<FixedLayout<kLegacy32NoPseLayout>>(format, request, space, trace);
-    case PagingMode::kPae:
-      return detail::WalkPae(state, format, request, space, trace);
+    case PagingMode::kPae: {
+      const unsigned index = static_cast<unsigned>(address.bits() >> 30);
+      const OutputAddress at((state.cr3 & detail::kPaeRoot) + std::uint64_t{8} * index);
+      return WalkFromPdpte(state.pdptes[index], at, format, request, space, trace);
+    }
     case PagingMode::k4Level:
     case PagingMode::k5Level:
       break;

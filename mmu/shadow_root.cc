@@ -1,10 +1,10 @@
 module;
 #include <array>
-#include <atomic>
 #include <cstdint>
 module pagesaw.mmu.shadow_root;
 
 import pagesaw.mmu.legacy_format;
+import pagesaw.mmu.walk;
 
 namespace pagesaw {
 namespace {
@@ -34,9 +34,8 @@ std::array<std::uint64_t, 4> LoadPdptes(const GuestMemory& memory, Gpa root) {
   std::array<std::uint64_t, 4> pdptes = {};
   const MemorySlot* slot = memory.Find(GfnOf(root));
   if (slot == nullptr) return pdptes;
-  auto* const entries = reinterpret_cast<std::uint64_t*>(slot->HostOf(root));
   for (unsigned i = 0; i < pdptes.size(); ++i) {
-    pdptes[i] = std::atomic_ref(entries[i]).load(std::memory_order_acquire);
+    pdptes[i] = LoadEntry(slot->HostOf(root) + sizeof(pdptes[i]) * i, sizeof(pdptes[i]));
   }
   return pdptes;
 }

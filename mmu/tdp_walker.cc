@@ -1,5 +1,4 @@
 module;
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -8,6 +7,7 @@ module;
 module pagesaw.mmu.tdp_walker;
 
 import pagesaw.mmu.legacy_format;
+import pagesaw.mmu.linear_walk;
 import pagesaw.mmu.logged_tables;
 import pagesaw.mmu.second_stage_rights;
 import pagesaw.mmu.walk;
@@ -50,12 +50,11 @@ WalkResult WalkFrom(const PageFormat& format, const WalkRequest& request, Space&
   return WalkTables<AnyLayout>(format, request, space, trace);
 }
 
-// The root is four PDPTEs of PAE paging, which lie in memory, grant everything and keep no A.
+// The root is four PDPTEs of PAE paging, which lie in memory and grant everything.
 // [amd/vol2] "Nested Paging", "Legacy PAE Mode"
 template <TableSpace Space>
 WalkResult WalkPdptes(const NestedPaging& nested, WalkRequest request, Space& space,
                       WalkTrace* trace) {
-  const PageFormat& format = nested.format;
   WalkFault fault = {.level = Level::kPdpt, .address = request.address};
   const std::uint64_t index = request.address.bits() >> 30;
   if (index > 3) return fault;
@@ -67,33 +66,14 @@ WalkResult WalkPdptes(const NestedPaging& nested, WalkRequest request, Space& sp
     fault.stage_address = at;
     return fault;
   }
-  const std::uint64_t pdpte = std::atomic_ref(*reinterpret_cast<std::uint64_t*>(found.host))
-                                  .load(std::memory_order_acquire);
-  const bool present = format.IsPresent(pdpte);
-  const bool malformed = present && format.IsMalformed(pdpte, Level::kPdpt);
-  WalkTrace below;
-  WalkResult result = fault;
-  if (malformed) {
-    fault.kind = WalkFault::Kind::kMalformed;
-    result = fault;
-  } else if (present) {
-    request.table = OutputAddress(pdpte & format.layout.address);
-    request.level = Level::kPd;
-    request.address = InputAddress(request.address.bits() & 0x3fff'ffff);
-    result = WalkTables<FixedLayout<kLegacy64Layout>>(format, request, space,
-                                                      trace != nullptr ? &below : nullptr);
-  }
-  if (trace != nullptr) {
-    trace->Clear();
-    trace->Add({.level = Level::kPdpt,
-                .entry_address = at,
-                .entry = pdpte,
-                .rights = present ? Rights::All() : Rights(),
-                .present = present,
-                .malformed = malformed});
-    for (const WalkStep& step : below.steps()) trace->Add(step);
-  }
-  return result;
+  // What the walk begins with reaches a GiB, and a second stage refuses addresses beyond.
+  request.address = InputAddress(request.address.bits() & 0x3fff'ffff);
+  const WalkResult result =
+      WalkFromPdpte(LoadEntry(found.host, 8), at, nested.format, request, space, trace);
+  if (result) return result;
+  fault = result.fault();
+  fault.address = InputAddress(request.address.bits() | index << 30);
+  return fault;
 }
 
 template <TableSpace Space>
@@ -104,12 +84,8 @@ WalkResult WalkNested(const NestedPaging& nested, InputAddress address, Access a
                                .address = address,
                                .access = JudgedBySecondStage(nested.format, access)};
   if (trace != nullptr) trace->Clear();
-  if (!nested.root_has_pdptes) return WalkFrom(nested.format, request, space, trace);
-  WalkResult result = WalkPdptes(nested, request, space, trace);
-  if (result) return result;
-  WalkFault fault = result.fault();
-  fault.address = address;
-  return fault;
+  return nested.root_has_pdptes ? WalkPdptes(nested, request, space, trace)
+                                : WalkFrom(nested.format, request, space, trace);
 }
 
 }  // namespace

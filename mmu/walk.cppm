@@ -126,16 +126,17 @@ struct HostTableSpace {
   inline bool Finish(Translation&, Access) const { return true; }
 };
 
-}  // namespace pagesaw
-
-namespace pagesaw::detail {
-
+// The entry at `host`, which others may be changing.
 inline std::uint64_t LoadEntry(std::byte* host, unsigned entry_bytes) {
   if (entry_bytes == 4) {
     return std::atomic_ref(*reinterpret_cast<std::uint32_t*>(host)).load(std::memory_order_acquire);
   }
   return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(host)).load(std::memory_order_acquire);
 }
+
+}  // namespace pagesaw
+
+namespace pagesaw::detail {
 
 // Replaces `expected` at `host`; false if the entry is no longer `expected`.
 inline bool ReplaceEntry(std::byte* host, unsigned entry_bytes, std::uint64_t expected,
