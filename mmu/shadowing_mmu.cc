@@ -326,7 +326,7 @@ FaultOutcome ShadowingMmu::Map(ShadowPages::Lock& lock, InputAddress address, Ac
   const Gpa gpa(GpaOf(path.leaf.gfn).bits() + OffsetIn(address, path.leaf_level));
   resolution.gpa = gpa;
   const MemoryAttribute attribute = pages_.AttributeOf(GfnOf(gpa));
-  const Access judged = nested_ ? access : JudgedByPage(access, path.rights.user());
+  const Access judged = JudgedByAttribute(access, path);
   if (attribute.Refuses(judged)) {
     const bool logs = attribute.policy == ViolationPolicy::kLog;
     // A table on the way may have something to be noted; what is refused comes first.
@@ -450,6 +450,19 @@ bool ShadowingMmu::LinkPath(Path& path, InputAddress address, Level level, Right
   }
 }
 
+// `access` as the attribute of the page at the end of `path` judges it.
+Access ShadowingMmu::JudgedByAttribute(Access access, const Path& path) const {
+  return nested_ ? access : JudgedByPage(access, path.rights.user());
+}
+
+// What SPTEs may say of the page at the end of `path` for all that the guest's tables say. Where
+// these are nested ones, what they grant depends on their format.
+Rights ShadowingMmu::GrantedBy(const Path& path) const {
+  Rights rights = path.rights;
+  if (nested_) rights = GrantedBySecondStage(walker_.format(), rights) | Rights(Rights::kUser);
+  return path.leaf.dirty ? rights : rights.Without(Rights::kWrite);
+}
+
 // With CR0.WP clear a supervisor writes what W=0 protects, and users must still not. The SPTE
 // becomes a supervisor's own: writable, not a user's, and not executable where SMEP would have
 // refused. Not where keys or SMAP would judge it by what it then seems to be. XU without XS and U
@@ -470,21 +483,18 @@ FaultOutcome ShadowingMmu::MapMemory(Path& path, InputAddress address, Access ac
   Level level = LargestPage(codec, slot, gpa, path.leaf_level);
   while (!pages_.LargePageAllowed(GfnOf(AlignDown(gpa, level)), level)) level = Below(level);
 
-  Rights rights = path.rights;
+  Rights rights = GrantedBy(path);
   // Where the flip must not be, each write is made for the guest.
-  if (nested_) {
-    rights = GrantedBySecondStage(walker_.format(), rights) | Rights(Rights::kUser);
-  } else if (access.is_write() && !access.is_shadow_stack() && !rights.write()) {
+  if (!nested_ && access.is_write() && !access.is_shadow_stack() && !rights.write()) {
     FlipForSupervisorWrite(rights);
   }
-  if (!path.leaf.dirty) rights = rights.Without(Rights::kWrite);
   // Shadow pages go by what the guest grants, so that they can be shared; attributes bind leaves.
   if (!LinkPath(path, address, level, rights)) return FaultOutcome::kOutOfMemory;
   const PathStep& last = path.steps[path.count - 1];
   const std::uint64_t old = ShadowPages::Load(&last.page->sptes[last.index]);
   const bool user_page = path.rights.user();
-  const Access judged = nested_ ? access : JudgedByPage(access, user_page);
-  Rights limit = LeafLimit(codec, attribute, judged, codec.IsLiveLeaf(old, level) ? old : 0);
+  Rights limit = LeafLimit(codec, attribute, JudgedByAttribute(access, path),
+                           codec.IsLiveLeaf(old, level) ? old : 0);
   if (limit.write()) limit = limit | Rights(Rights::kShadowStack);
   rights = rights & limit;
   if (!nested_) rights = OfPage(rights, user_page);
@@ -518,11 +528,8 @@ FaultOutcome ShadowingMmu::MarkMmio(Path& path, InputAddress address, Gpa gpa) {
                                                  .user = path.rights.user(),
                                                  .generation = pages_.generation()});
   // Pages of our own on the way may map memory as well: they grant what they would for memory.
-  Rights rights = path.rights;
-  if (nested_) rights = GrantedBySecondStage(walker_.format(), rights) | Rights(Rights::kUser);
-  if (!path.leaf.dirty) rights = rights.Without(Rights::kWrite);
   // Without room for the marker the next access comes here again.
-  if (marker != 0 && LinkPath(path, address, Level::kPt, rights)) {
+  if (marker != 0 && LinkPath(path, address, Level::kPt, GrantedBy(path))) {
     const PathStep& last = path.steps[path.count - 1];
     pages_.Set(*last.page, last.index, marker, last.record);
   }

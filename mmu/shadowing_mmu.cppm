@@ -119,6 +119,8 @@ class ShadowingMmu final : public ShadowMmu {
   FaultOutcome MapMemory(Path& path, InputAddress address, Access access, const MemorySlot& slot,
                          Gpa gpa, const MemoryAttribute& attribute);
   FaultOutcome MarkMmio(Path& path, InputAddress address, Gpa gpa);
+  Access JudgedByAttribute(Access access, const Path& path) const;
+  Rights GrantedBy(const Path& path) const;
   void FlipForSupervisorWrite(Rights& rights) const;
 
   ShadowPages& pages_;
