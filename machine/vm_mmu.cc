@@ -38,18 +38,21 @@ constexpr unsigned kHostPhysicalBits = 52;
 // oldest tables taken away again.
 constexpr std::size_t kShadowPageLimit = 4096;
 
-PageFormat SpteFormat(const MmuRequest& request, const TdpFormat& tdp_format) {
+// Whether A and D are a choice. EPT has a control for them, other formats have none.
+// [intel/vol3] "Accessed and Dirty Flags for EPT"; [amd/vol2] "Nested Paging", "Accessed and Dirty
+// Bits"
+bool CanDoWithoutAccessedDirty(const PageFormat& format) { return format.layout.read != 0; }
+
+SpteCodec TdpCodec(const MmuRequest& request, const TdpFormat& tdp_format) {
   PageFormat format = tdp_format.make(kHostPhysicalBits);
-  // EPT has a control for them, other formats have none. [intel/vol3] "Accessed and Dirty Flags for
-  // EPT"; [amd/vol2] "Nested Paging", "Accessed and Dirty Bits"
-  if (format.layout.read != 0) format.accessed_dirty = request.accessed_dirty;
-  return format;
+  if (CanDoWithoutAccessedDirty(format)) format.accessed_dirty = request.accessed_dirty;
+  return SpteCodec(format);
 }
 
-// Of what shadows nested tables. Nobody asks where there are none.
-SpteCodec NestedCodec(const MmuRequest& request) {
-  if (request.nested_format == nullptr) return SpteCodec(LinearSpteFormat());
-  return SpteCodec(SpteFormat(request, *request.nested_format));
+// Of what shadows nested tables.
+std::optional<SpteCodec> NestedCodec(const MmuRequest& request) {
+  if (request.nested_format == nullptr) return std::nullopt;
+  return TdpCodec(request, *request.nested_format);
 }
 
 // What both kinds have: shadow pages, and walkers for each vCPU.
@@ -59,8 +62,8 @@ class SharedVmMmu : public VmMmu {
       : memory_(*request.memory),
         tables_(memory_, request.features, &attributes_),
         nested_codec_(NestedCodec(request)),
-        nests_(request.nested_format != nullptr),
-        pages_(codec, *request.flusher, kShadowPageLimit, &tables_, &attributes_, &nested_codec_),
+        pages_(codec, *request.flusher, kShadowPageLimit, &tables_, &attributes_,
+               nested_codec_ ? &*nested_codec_ : nullptr),
         tdp_walkers_(request.vcpu_count) {
     for (unsigned i = 0; i < request.vcpu_count; ++i) {
       walkers_.push_back(std::make_unique<CpuWalker>(memory_, &pages_.dirty_logs(), &attributes_));
@@ -68,7 +71,7 @@ class SharedVmMmu : public VmMmu {
   }
 
   std::unique_ptr<ShadowMmu> MakeGuestMmu(unsigned vcpu, const LogDirty& log_dirty) override {
-    if (!nests_) return nullptr;
+    if (!nested_codec_) return nullptr;
     tdp_walkers_[vcpu] =
         std::make_unique<TdpWalker>(memory_, &pages_.dirty_logs(), &attributes_, log_dirty);
     return ShadowingMmu::MakeNested(pages_, memory_, tables_, *tdp_walkers_[vcpu]);
@@ -141,8 +144,7 @@ class SharedVmMmu : public VmMmu {
   const GuestMemory& memory_;
   MemoryAttributes attributes_;
   const GuestTables tables_;
-  const SpteCodec nested_codec_;
-  const bool nests_;
+  const std::optional<SpteCodec> nested_codec_;  // nothing: no guest has nested tables
   // By its full name: a member function has the plain one.
   class pagesaw::ShadowPages pages_;
   std::vector<std::unique_ptr<CpuWalker>> walkers_;
@@ -152,7 +154,7 @@ class SharedVmMmu : public VmMmu {
 class DirectVmMmu final : public SharedVmMmu {
  public:
   explicit DirectVmMmu(const MmuRequest& request)
-      : SharedVmMmu(request, SpteCodec(SpteFormat(request, *request.tdp_format))),
+      : SharedVmMmu(request, TdpCodec(request, *request.tdp_format)),
         root_level_(request.tdp_format->root_level) {}
 
   std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned vcpu) override {
@@ -177,7 +179,7 @@ class ShadowingVmMmu final : public SharedVmMmu {
 
 absl::StatusOr<std::unique_ptr<VmMmu>> MakeVmMmu(const MmuRequest& request) {
   const bool can_do_without =
-      request.tdp && request.tdp_format->make(kHostPhysicalBits).layout.read != 0;
+      request.tdp && CanDoWithoutAccessedDirty(request.tdp_format->make(kHostPhysicalBits));
   if (!request.accessed_dirty && !can_do_without) {
     return absl::FailedPreconditionError(
         absl::StrCat("SPTEs without A and D: ",
