@@ -125,7 +125,7 @@ FaultOutcome DirectMmu::Map(ShadowPages::Lock& lock, Gpa gpa, const MmuFault& fa
     return Reaches(gpa) && attribute.unrestricted() ? MarkMmio(gpa) : FaultOutcome::kMmio;
   }
   if (!Reaches(gpa) || (slot->read_only && fault.access.is_write())) return FaultOutcome::kMmio;
-  const FaultOutcome outcome = MapMemory(*slot, gpa, fault.access);
+  const FaultOutcome outcome = MapMemory(*slot, gpa, fault.access, attribute);
   if (outcome == FaultOutcome::kWriteProtected) {
     resolution.host = Hpa(reinterpret_cast<std::uintptr_t>(slot->HostOf(gpa)));
   }
@@ -154,7 +154,8 @@ ShadowPage* DirectMmu::Descend(Gpa gpa, Level level) {
   return page;
 }
 
-FaultOutcome DirectMmu::MapMemory(const MemorySlot& slot, Gpa gpa, Access access) {
+FaultOutcome DirectMmu::MapMemory(const MemorySlot& slot, Gpa gpa, Access access,
+                                  const MemoryAttribute& attribute) {
   const SpteCodec& codec = pages_.codec();
   Level level = LargestPage(codec, slot, gpa, role_.level);
   while (!pages_.LargePageAllowed(GfnOf(AlignDown(gpa, level)), level)) level = Below(level);
@@ -165,7 +166,7 @@ FaultOutcome DirectMmu::MapMemory(const MemorySlot& slot, Gpa gpa, Access access
   const bool mapped = codec.IsLiveLeaf(old, level);
   // Another vCPU may have been here first.
   if (mapped && codec.Allows(old, access)) return FaultOutcome::kSpurious;
-  const Rights limit = LeafLimit(codec, pages_.AttributeOf(GfnOf(gpa)), access, mapped ? old : 0);
+  const Rights limit = LeafLimit(codec, attribute, access, mapped ? old : 0);
   // A table for nested paging may stand there: its writes are to be seen.
   const bool may_write =
       limit.write() && pages_.MayBeWritten(GfnOf(gpa), access.is_write() && level == Level::kPt);

@@ -53,7 +53,8 @@ class DirectMmu final : public ShadowMmu {
   std::optional<FaultOutcome> ResolveUnlocked(Gpa gpa, Access access) const;
   FaultOutcome Map(ShadowPages::Lock& lock, Gpa gpa, const MmuFault& fault,
                    FaultResolution& resolution);
-  FaultOutcome MapMemory(const MemorySlot& slot, Gpa gpa, Access access);
+  FaultOutcome MapMemory(const MemorySlot& slot, Gpa gpa, Access access,
+                         const MemoryAttribute& attribute);
   FaultOutcome MarkMmio(Gpa gpa);
   ShadowPage* Descend(Gpa gpa, Level level);
 
