@@ -3,6 +3,8 @@ module;
 #include <cstdint>
 export module pagesaw.cpu.control_bits;
 
+export import pagesaw.core.register_values;
+
 export namespace pagesaw::cpu {
 
 // CR0. [intel/vol3] "Control Registers"
@@ -34,15 +36,11 @@ inline constexpr std::uint64_t kEferFfxsr = 1u << 14;
 inline constexpr std::uint64_t kEferAutoIbrs = 1u << 21;
 
 // DR6 and DR7. [intel/vol3] "Debug Registers"
-inline constexpr std::uint64_t kDr6Fixed = 0xffff'0ff0;
-inline constexpr std::uint64_t kDr6Writable = 0xe00f;
 inline constexpr std::uint64_t kDr6Bd = 1u << 13;
 inline constexpr std::uint64_t kDr6Bs = 1u << 14;
 inline constexpr std::uint64_t kDr6Bt = 1u << 15;
 inline constexpr std::uint64_t kDr6Breakpoints = 15;
 inline constexpr std::uint64_t kDr7Local = 0x155;  // local enables, with LE
-inline constexpr std::uint64_t kDr7Fixed = 1u << 10;
-inline constexpr std::uint64_t kDr7Writable = 0xffff'23ff;
 inline constexpr std::uint64_t kDr7Gd = 1u << 13;
 
 // IA32_DEBUGCTL. [intel/vol3] "IA32_DEBUGCTL MSR"; [amd/vol2] "Debug-Control MSR (DebugCtl)"

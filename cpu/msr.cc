@@ -213,15 +213,6 @@ std::uint64_t LegalDebugctl(const CpuModel& model) {
   return kDebugctlLbr | kDebugctlBtf | (model.amd_rules() ? kDebugctlPins : 0);
 }
 
-// Memory types 0, 1, 4 to 7 in each byte. [intel/vol3] "IA32_PAT MSR"
-bool IsLegalPat(std::uint64_t value) {
-  for (unsigned shift = 0; shift < 64; shift += 8) {
-    const std::uint64_t type = value >> shift & 0xff;
-    if (type > 7 || type == 2 || type == 3) return false;
-  }
-  return true;
-}
-
 Result WriteOwn(Core& core, std::uint32_t index, std::uint64_t value) {
   const CpuModel& model = *core.model;
   const auto set = [value](std::uint64_t& held, bool legal) {

@@ -3,6 +3,7 @@ module;
 #include <cstdint>
 module pagesaw.cpu.page_directory_pointers;
 
+import pagesaw.core.register_values;
 import pagesaw.cpu.hardware_walk;
 import pagesaw.cpu.memory;
 
@@ -11,11 +12,6 @@ namespace {
 
 bool PaePaging(const Core& core, std::uint64_t cr0, std::uint64_t cr4) {
   return (cr0 & kCr0Pg) != 0 && (cr4 & kCr4Pae) != 0 && (core.efer & kEferLme) == 0;
-}
-
-// Bits that a present PDPTE must have clear: 63:M, 8:5, 2:1.
-std::uint64_t ReservedBits(unsigned physical_bits) {
-  return ~((std::uint64_t{1} << physical_bits) - 1) | 0x1e6;
 }
 
 // Reads 8 bytes of guest-physical memory: a walk with paging off has one stage. Where the tables
@@ -55,7 +51,7 @@ bool LoadPdptes(Core& core, std::uint64_t cr3, std::uint64_t cr0, std::uint64_t 
   std::array<std::uint64_t, 4> loaded = {};
   for (unsigned i = 0; i < 4; ++i) {
     if (!LoadPhysical(core, (cr3 & 0xffff'ffe0) + 8 * i, loaded[i])) return false;
-    const bool reserved = (loaded[i] & ReservedBits(core.model->physical_bits())) != 0;
+    const bool reserved = (loaded[i] & ReservedPdpteBits(core.model->physical_bits())) != 0;
     if ((loaded[i] & 1) != 0 && reserved) return core.Raise(kGp, 0);
   }
   pdptes = loaded;

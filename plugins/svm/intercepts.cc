@@ -1,11 +1,10 @@
 module;
-#include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 module pagesaw.plugins.svm.intercepts;
 
 import pagesaw.core.cpu_state;
+import pagesaw.core.guest_structures;
 
 namespace pagesaw::svm {
 namespace {
@@ -76,13 +75,6 @@ std::optional<std::uint32_t> MsrBit(std::uint32_t index) {
   return std::nullopt;
 }
 
-bool MapBit(VirtHost& host, Gpa map, std::uint64_t bit) {
-  std::byte* const at = host.Memory(Gpa(map.bits() + bit / 8), 1);
-  if (at == nullptr) return true;
-  const auto bits = std::atomic_ref(*reinterpret_cast<std::uint8_t*>(at)).load();
-  return (bits >> (bit % 8) & 1) != 0;
-}
-
 }  // namespace
 
 Intercepts::Intercepts(const Vmcb& vmcb)
@@ -137,14 +129,14 @@ std::optional<std::uint64_t> Intercepts::ControlWrite(VirtHost& host,
 
 bool Intercepts::PortIntercepted(VirtHost& host, const PortAccess& io) const {
   for (unsigned i = 0; i < io.bytes; ++i) {
-    if (MapBit(host, io_map_, std::uint64_t{io.port} + i)) return true;
+    if (BitmapBit(host, io_map_, std::uint64_t{io.port} + i)) return true;
   }
   return false;
 }
 
 bool Intercepts::MsrIntercepted(VirtHost& host, std::uint32_t index, bool write) const {
   const std::optional<std::uint32_t> bit = MsrBit(index);
-  return !bit || MapBit(host, msr_map_, *bit + (write ? 1 : 0));
+  return !bit || BitmapBit(host, msr_map_, *bit + (write ? 1 : 0));
 }
 
 std::optional<std::uint64_t> Intercepts::ExitCodeOf(VirtHost& host,

@@ -4,6 +4,7 @@ module pagesaw.plugins.svm.nested_paging;
 
 import pagesaw.core.address;
 import pagesaw.core.paging_state;
+import pagesaw.core.register_values;
 import pagesaw.mmu.legacy_format;
 import pagesaw.plugins.svm.svm_bits;
 
@@ -15,15 +16,6 @@ constexpr std::uint64_t kGuestTable = std::uint64_t{1} << 33;
 
 PagingMode ModeOf(const CpuState& state) {
   return PagingState{.cr0 = state.cr0, .cr4 = state.cr4, .efer = state.efer}.mode();
-}
-
-// [amd/vol2] "Memory Type Encodings"
-bool IsLegalPat(std::uint64_t pat) {
-  for (unsigned i = 0; i < 8; ++i) {
-    const std::uint64_t type = pat >> (8 * i) & 0xff;
-    if (type > 7 || type == 2 || type == 3) return false;
-  }
-  return true;
 }
 
 // A nested access is a user's. Where user pages refuse supervisor-mode fetches, the mode of the

@@ -7,7 +7,7 @@
 #include <vector>
 
 import pagesaw.core.access;
-import pagesaw.plugins.svm.fake_host;
+import pagesaw.core.fake_virt_host;
 import pagesaw.plugins.svm.unit;
 import pagesaw.plugins.svm.vmcb;
 
@@ -20,6 +20,9 @@ constexpr std::uint64_t kInvalid = ~std::uint64_t{0};
 class SvmUnitTest : public testing::Test {
  protected:
   SvmUnitTest() {
+    host_.register_limits.cr4 = 0xff'ffff;
+    host_.register_limits.efer = 0x1d01;
+    host_.register_limits.nested_paging = true;
     CpuState& state = host_.state;
     state.cr0 = 0x8000'0011;
     state.cr3 = 0x2000;
@@ -71,7 +74,7 @@ class SvmUnitTest : public testing::Test {
     return vmcb().Get(field::kExitCode);
   }
 
-  FakeHost host_;
+  FakeVirtHost host_;
   SvmUnit unit_;
 };
 
@@ -93,7 +96,8 @@ TEST_F(SvmUnitTest, IsTheKernelsOwn) {
 }
 
 TEST_F(SvmUnitTest, RefusesAddressesThatAreNoBlock) {
-  for (const std::uint64_t address : {kBlock + 8, std::uint64_t{1} << 36, FakeHost::kMemoryBytes}) {
+  for (const std::uint64_t address :
+       {kBlock + 8, std::uint64_t{1} << 36, FakeVirtHost::kMemoryBytes}) {
     host_.general_protection = false;
     host_.state.gpr[kRax] = address;
     EXPECT_FALSE(Execute(VirtInstruction::kVmrun)) << address;

@@ -1,12 +1,11 @@
 module;
-#include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 module pagesaw.plugins.svm.world;
 
-import pagesaw.core.address;
+import pagesaw.core.guest_structures;
 import pagesaw.core.paging_state;
+import pagesaw.core.register_values;
 import pagesaw.plugins.svm.nested_paging;
 
 namespace pagesaw::svm {
@@ -30,14 +29,6 @@ constexpr SwitchedSegment kLoaded[] = {
 };
 
 constexpr std::uint64_t kCr0Et = 1u << 4;
-constexpr std::uint64_t kRflagsKnown = 0x3f'7fd7;
-constexpr std::uint64_t kDr6Fixed = 0xffff'0ff0, kDr6Writable = 0xe00f;
-constexpr std::uint64_t kDr7Fixed = 0x400, kDr7Writable = 0xffff'23ff;
-
-std::uint64_t Canonical(std::uint64_t address, unsigned bits) {
-  const unsigned unused = 64 - bits;
-  return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << unused) >> unused);
-}
 
 void SetCpl(CpuState& state, unsigned cpl) {
   Segment& stack = state.segments[kSs];
@@ -47,23 +38,6 @@ void SetCpl(CpuState& state, unsigned cpl) {
 unsigned CplOf(const Vmcb& vmcb, const CpuState& state) {
   if ((state.cr0 & kCr0Pe) == 0) return 0;
   return (state.rflags & kFlagVm) != 0 ? 3 : vmcb.Get(field::kCpl) & 3;
-}
-
-// Those of PAE paging come from memory. [amd/vol2] "Legacy PAE Mode"
-bool LoadPdptes(VirtHost& host, CpuState& state) {
-  const bool pae =
-      (state.cr0 & kCr0Pg) != 0 && (state.cr4 & kCr4Pae) != 0 && (state.efer & kEferLma) == 0;
-  if (!pae) return true;
-  const Gpa at(state.cr3 & 0xffff'ffe0);
-  std::byte* const memory = host.Memory(at, sizeof(state.pdptes));
-  if (memory == nullptr) return false;
-  const std::uint64_t reserved = ~host.limits().cr3 | 0x1e6;
-  for (unsigned i = 0; i < state.pdptes.size(); ++i) {
-    auto& entry = *reinterpret_cast<std::uint64_t*>(memory + 8 * std::size_t{i});
-    state.pdptes[i] = std::atomic_ref(entry).load(std::memory_order_relaxed);
-    if ((state.pdptes[i] & 1) != 0 && (state.pdptes[i] & reserved) != 0) return false;
-  }
-  return true;
 }
 
 }  // namespace
@@ -97,10 +71,10 @@ std::optional<CpuState> GuestState(VirtHost& host, const Vmcb& vmcb, const CpuSt
   guest.interrupt_shadow = (vmcb.Get(field::kInterruptState) & 1) != 0;
   const unsigned bits = host.limits().linear_bits;
   for (const auto& [name, field] : kSwitched) {
-    guest.segments[name].base = Canonical(guest.segments[name].base, bits);
+    guest.segments[name].base = MadeCanonical(guest.segments[name].base, bits);
   }
-  guest.gdtr.base = Canonical(guest.gdtr.base, bits);
-  guest.idtr.base = Canonical(guest.idtr.base, bits);
+  guest.gdtr.base = MadeCanonical(guest.gdtr.base, bits);
+  guest.idtr.base = MadeCanonical(guest.idtr.base, bits);
   SetCpl(guest, CplOf(vmcb, guest));
   // With nested paging every walk reads the PDPTEs. [amd/vol2] "Legacy PAE Mode"
   if (!EnablesNestedPaging(vmcb, host.limits()) && !LoadPdptes(host, guest)) return std::nullopt;
@@ -156,16 +130,16 @@ CpuState WithLoaded(const CpuState& state, const Vmcb& vmcb, const RegisterLimit
   CpuState next = state;
   for (const auto& [name, field] : kLoaded) {
     next.segments[name] = vmcb.GetSegment(field);
-    next.segments[name].base = Canonical(next.segments[name].base, limits.linear_bits);
+    next.segments[name].base = MadeCanonical(next.segments[name].base, limits.linear_bits);
   }
-  next.kernel_gs_base = Canonical(vmcb.Get(field::kKernelGsBase), limits.linear_bits);
+  next.kernel_gs_base = MadeCanonical(vmcb.Get(field::kKernelGsBase), limits.linear_bits);
   next.star = vmcb.Get(field::kStar);
-  next.lstar = Canonical(vmcb.Get(field::kLstar), limits.linear_bits);
-  next.cstar = Canonical(vmcb.Get(field::kCstar), limits.linear_bits);
+  next.lstar = MadeCanonical(vmcb.Get(field::kLstar), limits.linear_bits);
+  next.cstar = MadeCanonical(vmcb.Get(field::kCstar), limits.linear_bits);
   next.sfmask = vmcb.Get(field::kSfmask);
   next.sysenter_cs = vmcb.Get(field::kSysenterCs);
-  next.sysenter_esp = Canonical(vmcb.Get(field::kSysenterEsp), limits.linear_bits);
-  next.sysenter_eip = Canonical(vmcb.Get(field::kSysenterEip), limits.linear_bits);
+  next.sysenter_esp = MadeCanonical(vmcb.Get(field::kSysenterEsp), limits.linear_bits);
+  next.sysenter_eip = MadeCanonical(vmcb.Get(field::kSysenterEip), limits.linear_bits);
   return next;
 }
 

@@ -5,6 +5,7 @@ module pagesaw.plugins.vmx.entry_checks;
 
 import pagesaw.core.address;
 import pagesaw.core.paging_state;
+import pagesaw.core.register_values;
 import pagesaw.plugins.vmx.ept;
 import pagesaw.plugins.vmx.vmx_bits;
 
@@ -209,14 +210,6 @@ bool AddressSpaceFits(const EntryContext& context, const CpuState& state) {
 }
 
 }  // namespace
-
-bool IsLegalPat(std::uint64_t value) {
-  for (unsigned shift = 0; shift < 64; shift += 8) {
-    const std::uint64_t type = value >> shift & 0xff;
-    if (type > 7 || type == 2 || type == 3) return false;
-  }
-  return true;
-}
 
 bool ControlsFit(const EntryContext& context) {
   return ExecutionControlsFit(context) && ExitControlsFit(context) && EntryControlsFit(context);

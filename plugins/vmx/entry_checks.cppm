@@ -32,7 +32,4 @@ bool HostStateFits(const EntryContext& context, const CpuState& state);
 // checked where they are loaded.
 std::optional<std::uint64_t> GuestStateFailure(const EntryContext& context);
 
-// Whether memory types 0, 1, 4 to 7 stand in each byte. [intel/vol3] "IA32_PAT MSR"
-bool IsLegalPat(std::uint64_t value);
-
 }  // namespace pagesaw::vmx

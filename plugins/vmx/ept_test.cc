@@ -29,9 +29,9 @@ void TurnOn(TestGuest& guest, std::uint32_t more = 0) {
 }
 
 TEST(EptPointer, FitsWithFourOrFiveLevelsOfWriteBackTables) {
-  const FakeHost host;
+  const FakeVirtHost host;
   const Capabilities capabilities(host, false);
-  FakeHost without_5;
+  FakeVirtHost without_5;
   without_5.missing_features = {"la57"};
   for (unsigned type = 0; type < 8; ++type) {
     for (unsigned levels = 0; levels < 8; ++levels) {
@@ -193,17 +193,17 @@ TEST(Invept, ChecksItsOperand) {
   };
   for (const Row& row : {Row{0, kPointer, false}, Row{1, kPointer, true}, Row{1, 0, false},
                          Row{2, 0, true}, Row{3, kPointer, false}}) {
-    guest.host.invalidated.reset();
+    guest.host.invalidated.clear();
     guest.host.state.gpr[kRcx] = row.type;
     guest.host.operand[0] = row.pointer;
     EXPECT_TRUE(guest.unit.Execute(guest.host, {.what = Intercept::kInstruction,
                                                 .gpr = kRcx,
                                                 .memory = true,
                                                 .instruction = VirtInstruction::kInvept}));
-    EXPECT_EQ(guest.host.invalidated.has_value(), row.good) << row.type;
+    EXPECT_EQ(!guest.host.invalidated.empty(), row.good) << row.type;
     EXPECT_EQ(guest.zero(), !row.good);
     if (!row.good) EXPECT_EQ(guest.error(), 28u);
-    if (row.good && row.type == 1) EXPECT_EQ(guest.host.invalidated->root.bits(), kRoot);
+    if (row.good && row.type == 1) EXPECT_EQ(guest.host.invalidated.back().root.bits(), kRoot);
   }
 }
 

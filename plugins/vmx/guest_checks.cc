@@ -8,6 +8,7 @@ module pagesaw.plugins.vmx.entry_checks;
 
 import pagesaw.core.address;
 import pagesaw.core.paging_state;
+import pagesaw.core.register_values;
 import pagesaw.plugins.vmx.vmx_bits;
 
 namespace pagesaw::vmx {
@@ -234,7 +235,6 @@ bool Guest::TablesFit() const {
 
 // "Checks on Guest RIP, RFLAGS, and SSP"
 bool Guest::FlagsFit() const {
-  constexpr std::uint64_t kReserved = ~std::uint64_t{0x3f'7fd5};
   const std::uint64_t rip = vmcs_.Get(field::kGuestRip);
   const bool wide = controls_.guest_64() && SegmentImage(vmcs_, kCs).long_mode();
   if (wide) {
@@ -243,7 +243,7 @@ bool Guest::FlagsFit() const {
   } else if (rip >> 32 != 0) {
     return false;
   }
-  if ((rflags_ & kReserved) != kFlagFixed) return false;
+  if ((rflags_ & (~kRflagsKnown | kFlagFixed)) != kFlagFixed) return false;
   if (virtual_8086() && (controls_.guest_64() || (cr0_ & kCr0Pe) == 0)) return false;
   return !Injects(EventType::kInterrupt) || (rflags_ & kFlagIf) != 0;
 }

@@ -1,11 +1,11 @@
 // The instructions of VMX but for VM entries. [intel/vol3] "VMX Instruction Reference"
 module;
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 module pagesaw.plugins.vmx.unit;
 
+import pagesaw.core.guest_structures;
 import pagesaw.core.paging_state;
 
 namespace pagesaw::vmx {
@@ -32,13 +32,6 @@ bool IsRegion(const VirtHost& host, std::uint64_t address) {
 }
 
 Vmcs VmcsAt(VirtHost& host, Gpa region) { return Vmcs(host.Memory(region, kPageBytes)); }
-
-bool BitmapBit(VirtHost& host, Gpa bitmap, std::uint64_t bit) {
-  std::byte* const at = host.Memory(Gpa(bitmap.bits() + bit / 8), 1);
-  if (at == nullptr) return true;
-  const auto bits = std::atomic_ref(*reinterpret_cast<std::uint8_t*>(at)).load();
-  return (bits >> (bit % 8) & 1) != 0;
-}
 
 // A field by an encoding in a register: the whole, or the upper half of one of 64 bits.
 struct FieldAccess {
@@ -212,15 +205,15 @@ bool VmxUnit::IsShadowed(VirtHost& host, const InterceptedEvent& event, bool wid
   if (!reads && event.instruction != VirtInstruction::kVmwrite) return false;
   const std::uint64_t encoding = GprAt(host, EncodingGpr(event), wide);
   const Field bitmap = reads ? field::kVmreadBitmap : field::kVmwriteBitmap;
-  return encoding < kEncodings && !BitmapBit(host, Gpa(CurrentVmcs(host).Get(bitmap)), encoding);
+  return encoding < kEncodings && !BitmapBit(host, CurrentVmcs(host).Page(bitmap), encoding);
 }
 
 // The VMCS that VMREAD and VMWRITE are about: the current one, or in the guest the shadow.
 std::optional<Gpa> VmxUnit::AccessedVmcs(VirtHost& host) const {
   if (!host.guest_mode()) return operation_->current;
-  const std::uint64_t pointer = CurrentVmcs(host).Get(field::kLinkPointer);
-  if (pointer == ~std::uint64_t{0}) return std::nullopt;
-  return Gpa(pointer);
+  const Vmcs vmcs = CurrentVmcs(host);
+  if (vmcs.Get(field::kLinkPointer) == ~std::uint64_t{0}) return std::nullopt;
+  return vmcs.Page(field::kLinkPointer);
 }
 
 bool VmxUnit::Vmread(VirtHost& host, const InterceptedEvent& event, bool wide) {
@@ -291,17 +284,17 @@ bool VmxUnit::SwitchEpt(VirtHost& host, std::uint32_t index) {
   constexpr std::uint32_t kEntries = 512;
   if (index >= kEntries) return false;
   Vmcs vmcs = CurrentVmcs(host);
-  std::byte* const entry = host.Memory(Gpa(vmcs.Get(field::kEptPointerList) + 8 * index), 8);
-  if (entry == nullptr) return false;
-  const std::uint64_t pointer =
-      std::atomic_ref(*reinterpret_cast<std::uint64_t*>(entry)).load(std::memory_order_relaxed);
-  if (!IsEptPointer(pointer, operation_->capabilities, host.limits().physical_bits)) return false;
-  vmcs.Set(field::kEptPointer, pointer);
+  const std::optional<std::uint64_t> pointer =
+      LoadWord(host, vmcs.Page(field::kEptPointerList, 8 * std::uint64_t{index}));
+  if (!pointer || !IsEptPointer(*pointer, operation_->capabilities, host.limits().physical_bits)) {
+    return false;
+  }
+  vmcs.Set(field::kEptPointer, *pointer);
   if (controls_.HasSecondary(secondary::kViolationException)) {
     vmcs.Set(field::kEptPointerIndex, index);
   }
   host.Wrote(*operation_->current);
-  entry_.nested = EptOfGuest(host, pointer);
+  entry_.nested = EptOfGuest(host, *pointer);
   host.EnterGuestMode(entry_);
   host.FlushTranslations();
   return true;

@@ -1,6 +1,5 @@
 module;
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
@@ -8,6 +7,7 @@ module;
 module pagesaw.plugins.vmx.intercepts;
 
 import pagesaw.core.cpu_state;
+import pagesaw.core.guest_structures;
 import pagesaw.plugins.vmx.vmx_bits;
 
 namespace pagesaw::vmx {
@@ -70,13 +70,6 @@ constexpr Row kEnabledRows[] = {
     {secondary::kXsaves, Intercept::kXsaves},
 };
 
-bool BitmapBit(VirtHost& host, Gpa bitmap, std::uint64_t bit) {
-  std::byte* const at = host.Memory(Gpa(bitmap.bits() + bit / 8), 1);
-  if (at == nullptr) return true;
-  const auto bits = std::atomic_ref(*reinterpret_cast<std::uint8_t*>(at)).load();
-  return (bits >> (bit % 8) & 1) != 0;
-}
-
 }  // namespace
 
 Intercepts::Intercepts(const Vmcs& vmcs, const Controls& controls)
@@ -89,9 +82,9 @@ Intercepts::Intercepts(const Vmcs& vmcs, const Controls& controls)
       cr3_target_count_(vmcs.Get32(field::kCr3TargetCount)),
       tsc_offset_(controls.HasPrimary(primary::kTscOffset) ? vmcs.Get(field::kTscOffset) : 0),
       xss_bitmap_(vmcs.Get(field::kXssBitmap)),
-      io_bitmap_a_(vmcs.Get(field::kIoBitmapA)),
-      io_bitmap_b_(vmcs.Get(field::kIoBitmapB)),
-      msr_bitmap_(vmcs.Get(field::kMsrBitmap)) {
+      io_bitmap_a_(vmcs.Page(field::kIoBitmapA)),
+      io_bitmap_b_(vmcs.Page(field::kIoBitmapB)),
+      msr_bitmap_(vmcs.Page(field::kMsrBitmap)) {
   for (std::size_t i = 0; i < std::size(cr3_targets_); ++i) {
     cr3_targets_[i] = vmcs.Get(field::kCr3Targets[i]);
   }

@@ -12,20 +12,23 @@ namespace {
 
 constexpr std::uint64_t kEntryBytes = 16;
 
-// One entry in memory: an index, 32 reserved bits, the value.
+// One entry in memory: an index, 32 reserved bits, the value. The index is read once: what was
+// checked is what is used.
 class Entry {
  public:
   Entry(VirtHost& host, Gpa list, std::uint32_t number)
       : words_(reinterpret_cast<std::uint64_t*>(
-            host.Memory(Gpa(list.bits() + number * kEntryBytes), kEntryBytes))) {}
+            host.Memory(Gpa(list.bits() + number * kEntryBytes), kEntryBytes))),
+        index_(words_ == nullptr ? 0 : std::atomic_ref(words_[0]).load()) {}
 
   bool there() const { return words_ != nullptr; }
-  std::uint64_t index() const { return std::atomic_ref(words_[0]).load(); }  // reserved bits, too
+  std::uint64_t index() const { return index_; }  // reserved bits, too
   std::uint64_t value() const { return std::atomic_ref(words_[1]).load(); }
   void set_value(std::uint64_t value) { std::atomic_ref(words_[1]).store(value); }
 
  private:
-  std::uint64_t* words_;
+  std::uint64_t* const words_;
+  const std::uint64_t index_;
 };
 
 // MSRs of the local APIC's registers, which no list may name.

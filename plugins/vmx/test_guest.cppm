@@ -4,7 +4,7 @@ module;
 export module pagesaw.plugins.vmx.test_guest;
 
 export import pagesaw.plugins.vmx.ept;
-export import pagesaw.plugins.vmx.fake_host;
+export import pagesaw.core.fake_virt_host;
 export import pagesaw.plugins.vmx.unit;
 export import pagesaw.plugins.vmx.vmcs;
 export import pagesaw.plugins.vmx.vmx_bits;
@@ -36,7 +36,7 @@ class TestGuest {
   // The error number of an instruction that failed with ZF.
   std::uint64_t error() { return Get(field::kInstructionError); }
 
-  FakeHost host;
+  FakeVirtHost host;
   VmxUnit unit;
 
  private:

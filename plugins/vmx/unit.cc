@@ -20,7 +20,7 @@ constexpr std::uint64_t kFeatureControl = kFeatureControlLock | kFeatureControlV
 
 // The byte of the virtual-APIC page that holds the virtual task priority.
 std::byte* VirtualTpr(VirtHost& host, const Vmcs& vmcs) {
-  return host.Memory(Gpa(vmcs.Get(field::kVirtualApic) + kVirtualTprOffset), 1);
+  return host.Memory(vmcs.Page(field::kVirtualApic, kVirtualTprOffset), 1);
 }
 
 // Exceptions that are faults tell RF as their handler's frame would. [intel/vol3] "Saving RIP, RSP,
@@ -72,7 +72,7 @@ bool VmxUnit::EnterGuest(VirtHost& host, Vmcs& vmcs, const CpuState& guest) {
   if (controls_.HasEntry(entry::kLoadDebug)) {
     (void)host.WriteMsr(kMsrDebugctl, vmcs.Get(field::kGuestDebugctl));
   }
-  const Gpa msrs(vmcs.Get(field::kEntryMsrLoad));
+  const Gpa msrs = vmcs.MsrList(field::kEntryMsrLoad);
   if (const std::uint32_t failed = LoadMsrs(host, msrs, vmcs.Get32(field::kEntryMsrLoadCount))) {
     return FailEntry(host, vmcs, ExitReason::kMsrLoading, failed);
   }
@@ -177,7 +177,7 @@ bool VmxUnit::ConvertsToException(VirtHost& host, const NestedFault& fault) {
       .linear = fault.linear.bits(),
       .physical = fault.address.bits(),
       .pointer_index = static_cast<std::uint16_t>(vmcs.Get(field::kEptPointerIndex))};
-  if (!WriteReport(host, Gpa(vmcs.Get(field::kViolationInformation)), report)) return false;
+  if (!WriteReport(host, vmcs.Page(field::kViolationInformation), report)) return false;
   if ((entry_.exceptions >> kVirtualizationException & 1) != 0) {
     Leave(host, {.what = Intercept::kException, .number = kVirtualizationException});
   } else {
@@ -204,7 +204,7 @@ bool VmxUnit::LogDirty(VirtHost& host, Gpa address) {
   Vmcs vmcs = CurrentVmcs(host);
   const std::uint64_t index = vmcs.Get(field::kLogIndex);
   if (index >= kEntries) return false;
-  const Gpa at(vmcs.Get(field::kLogAddress) + 8 * index);
+  const Gpa at = vmcs.Page(field::kLogAddress, 8 * index);
   if (std::byte* const memory = host.Memory(at, 8); memory != nullptr) {
     std::atomic_ref(*reinterpret_cast<std::uint64_t*>(memory))
         .store(address.bits() & ~(kPageBytes - 1), std::memory_order_relaxed);
@@ -237,7 +237,7 @@ void VmxUnit::EndExit(VirtHost& host, Vmcs& vmcs, bool nmi_blocked) {
   host.interrupts() = {.init_open = false};
   host.SetFixedControls(operation_->capabilities.cr0().required,
                         operation_->capabilities.cr4().required);
-  const Gpa msrs(vmcs.Get(field::kExitMsrStore));
+  const Gpa msrs = vmcs.MsrList(field::kExitMsrStore);
   const bool stored = StoreMsrs(host, msrs, vmcs.Get32(field::kExitMsrStoreCount), exit_tsc_) == 0;
   LoadHost(host, vmcs, nmi_blocked);
   if (!stored) Abort(host);
@@ -249,7 +249,7 @@ void VmxUnit::SaveVirtualTpr(VirtHost& host, const Vmcs& vmcs) {
   std::byte* const tpr = VirtualTpr(host, vmcs);
   if (tpr == nullptr) return;
   *tpr = static_cast<std::byte>(now << 4);
-  host.Wrote(Gpa(vmcs.Get(field::kVirtualApic)));
+  host.Wrote(vmcs.Page(field::kVirtualApic));
 }
 
 void VmxUnit::SaveTimer(Vmcs& vmcs) const {
@@ -264,7 +264,7 @@ void VmxUnit::LoadHost(VirtHost& host, Vmcs& vmcs, bool nmi_blocked) {
   next->nmi_blocked = nmi_blocked;
   host.SwitchState(*next);
   (void)host.WriteMsr(kMsrDebugctl, 0);
-  const Gpa msrs(vmcs.Get(field::kExitMsrLoad));
+  const Gpa msrs = vmcs.MsrList(field::kExitMsrLoad);
   if (LoadMsrs(host, msrs, vmcs.Get32(field::kExitMsrLoadCount)) != 0) Abort(host);
 }
 

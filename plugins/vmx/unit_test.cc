@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -22,7 +23,7 @@ InterceptedEvent Call() {
 // -- instructions
 
 TEST(Vmxon, NeedsCr4Vmxe) {
-  FakeHost host;
+  FakeVirtHost host;
   VmxUnit unit;
   EXPECT_FALSE(unit.Execute(
       host, {.what = Intercept::kInstruction, .instruction = VirtInstruction::kVmxon}));
@@ -314,6 +315,29 @@ TEST(Exit, WhoseVmcsIsGoneMakesAPossibleState) {
   EXPECT_EQ(state.cr3 & ~guest.host.register_limits.cr3, 0u);
 }
 
+// Another processor writes to the VMCS while the guest runs: no access straddles pages, so none
+// goes past what `Wrote` tells.
+TEST(Exit, FindsThePagesAndListsOfAVmcsAligned) {
+  TestGuest guest;
+  guest.SetControls(field::kPrimaryControls, primary::kTprShadow);
+  guest.Set(field::kVirtualApic, TestGuest::kBitmap);
+  guest.host.msrs[0x277] = 0x55;
+  const std::uint64_t store[] = {0x277, 0};
+  std::memcpy(guest.host.Memory(Gpa(TestGuest::kMsrs), 16), store, sizeof(store));
+  guest.Set(field::kExitMsrStore, TestGuest::kMsrs);
+  guest.Set(field::kExitMsrStoreCount, 1);
+  ASSERT_TRUE(guest.Enter());
+  guest.host.guest_interrupts.virtual_tpr = 5;
+  guest.Set(field::kVirtualApic, TestGuest::kBitmap + 0xf80);
+  guest.Set(field::kExitMsrStore, TestGuest::kMsrs + 15);
+  ASSERT_TRUE(guest.Meet(Call()));
+  EXPECT_EQ(std::to_integer<unsigned>(*guest.host.Memory(Gpa(TestGuest::kBitmap + 0x80), 1)),
+            0x50u);
+  std::uint64_t stored = 0;
+  std::memcpy(&stored, guest.host.Memory(Gpa(TestGuest::kMsrs + 8), 8), 8);
+  EXPECT_EQ(stored, 0x55u);
+}
+
 TEST(Injection, DeliversWhatTheFieldSays) {
   TestGuest guest;
   guest.Set(field::kEntryInterruption, 0x8000'0b0d);
@@ -575,7 +599,7 @@ TEST(CapabilityMsrs, AgreeWithOneAnotherAndCannotBeWritten) {
 }
 
 TEST(CapabilityMsrs, LeaveOutWhatTheProcessorHasNot) {
-  FakeHost host;
+  FakeVirtHost host;
   host.missing_features = {"rdtscp"};
   std::uint64_t value = 0;
   VmxUnit().ReadMsr(host, kMsrSecondaryControls, value);

@@ -9,6 +9,8 @@ module;
 #include <optional>
 export module pagesaw.plugins.vmx.vmcs;
 
+import pagesaw.core.address;
+
 export namespace pagesaw::vmx {
 
 // Our layout. A change of it changes the number.
@@ -198,6 +200,12 @@ class Vmcs {
 
   std::uint64_t Get(Field field) const { return Load(AtSlot(field)) & field.mask(); }
   std::uint32_t Get32(Field field) const { return static_cast<std::uint32_t>(Get(field)); }
+  // The address `offset` bytes into the page at the address in `field`, and the MSR list there.
+  // They are aligned, although the field may have been overwritten behind the checks of VM entry.
+  Gpa Page(Field field, std::uint64_t offset = 0) const {
+    return Gpa((Get(field) & ~(kPageBytes - 1)) + offset);
+  }
+  Gpa MsrList(Field field) const { return Gpa(Get(field) & ~std::uint64_t{15}); }
   void Set(Field field, std::uint64_t value) { Store(AtSlot(field), value & field.mask()); }
 
   // The revision identifier without the bit that says that this is a shadow VMCS, and that bit.

@@ -1,13 +1,12 @@
 module;
 #include <array>
-#include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 module pagesaw.plugins.vmx.world;
 
-import pagesaw.core.address;
+import pagesaw.core.guest_structures;
 import pagesaw.core.paging_state;
+import pagesaw.core.register_values;
 import pagesaw.plugins.vmx.vmx_bits;
 
 namespace pagesaw::vmx {
@@ -15,7 +14,6 @@ namespace {
 
 constexpr std::uint64_t kCr0Et = 1u << 4;
 constexpr std::uint64_t kCr0Kept = kCr0Et | 3u << 29;  // ET, NW, CD: no transition changes them
-constexpr std::uint64_t kDr7Fixed = 0x400, kDr7Writable = 0xffff'23ff;
 constexpr std::uint32_t kUnusable = 1u << 16;
 constexpr std::uint16_t kPresent = 1u << 7;
 
@@ -44,15 +42,9 @@ DescriptorTable TableOf(const Vmcs& vmcs, Field base, Field limit) {
   return {.base = vmcs.Get(base), .limit = static_cast<std::uint16_t>(vmcs.Get(limit))};
 }
 
-std::uint64_t Canonical(std::uint64_t address, unsigned bits) {
-  const unsigned unused = 64 - bits;
-  return static_cast<std::uint64_t>(static_cast<std::int64_t>(address << unused) >> unused);
-}
-
 // Other processors may write to a VMCS behind its checks, and nothing at all may be left of it:
 // what is loaded must be a state that a processor can be in, whichever that is.
 void MakePossible(CpuState& state, const RegisterLimits& limits) {
-  constexpr std::uint64_t kRflagsKnown = 0x3f'7fd5;
   if ((state.cr0 & kCr0Pg) != 0) state.cr0 |= kCr0Pe;
   state.cr4 &= limits.cr4;
   state.efer = state.efer & limits.efer & ~kEferLma;
@@ -68,44 +60,22 @@ void MakePossible(CpuState& state, const RegisterLimits& limits) {
   const bool legacy = (state.cr0 & kCr0Pe) != 0 && (state.efer & kEferLma) == 0;
   if (!legacy) state.rflags &= ~kFlagVm;
   for (Segment& segment : state.segments) {
-    segment.base = Canonical(segment.base, limits.linear_bits);
+    segment.base = MadeCanonical(segment.base, limits.linear_bits);
   }
   for (std::uint64_t* const address :
        {&state.gdtr.base, &state.idtr.base, &state.sysenter_esp, &state.sysenter_eip}) {
-    *address = Canonical(*address, limits.linear_bits);
+    *address = MadeCanonical(*address, limits.linear_bits);
   }
 }
 
-bool UsesPdptes(const CpuState& state) {
-  return (state.cr0 & kCr0Pg) != 0 && (state.cr4 & kCr4Pae) != 0 && (state.efer & kEferLma) == 0;
-}
-
-bool IsMalformedPdpte(const VirtHost& host, std::uint64_t entry) {
-  const std::uint64_t address = (std::uint64_t{1} << host.limits().physical_bits) - 1;
-  return (entry & 1) != 0 && (entry & (~address | 0x1e6)) != 0;
-}
-
-// Those of PAE paging come from memory. [intel/vol3] "PDPTE Registers"
-bool LoadPdptes(VirtHost& host, CpuState& state) {
-  if (!UsesPdptes(state)) return true;
-  const Gpa at(state.cr3 & 0xffff'ffe0);
-  std::byte* const memory = host.Memory(at, sizeof(state.pdptes));
-  if (memory == nullptr) return false;
-  for (unsigned i = 0; i < state.pdptes.size(); ++i) {
-    auto& entry = *reinterpret_cast<std::uint64_t*>(memory + 8 * std::size_t{i});
-    state.pdptes[i] = std::atomic_ref(entry).load(std::memory_order_relaxed);
-    if (IsMalformedPdpte(host, state.pdptes[i])) return false;
-  }
-  return true;
-}
-
-// With EPT they come from the VMCS.
+// With EPT the PDPTEs come from the VMCS.
 bool LoadGuestPdptes(VirtHost& host, const Vmcs& vmcs, const Controls& controls, CpuState& guest) {
   if (!controls.ept()) return LoadPdptes(host, guest);
   if (!UsesPdptes(guest)) return true;
+  const std::uint64_t reserved = ReservedPdpteBits(host.limits().physical_bits);
   for (unsigned i = 0; i < guest.pdptes.size(); ++i) {
     guest.pdptes[i] = vmcs.Get(field::kGuestPdptes[i]);
-    if (IsMalformedPdpte(host, guest.pdptes[i])) return false;
+    if ((guest.pdptes[i] & 1) != 0 && (guest.pdptes[i] & reserved) != 0) return false;
   }
   return true;
 }

@@ -1,4 +1,5 @@
-// A processor for tests of VMX: it holds a state and a little memory, and notes what it is told.
+// A processor for tests of virtualization extensions: it holds a state and a little memory, and
+// notes what it is told.
 module;
 #include <cstddef>
 #include <cstdint>
@@ -9,20 +10,20 @@ module;
 #include <string>
 #include <string_view>
 #include <vector>
-export module pagesaw.plugins.vmx.fake_host;
+export module pagesaw.core.fake_virt_host;
 
 export import pagesaw.core.address;
 export import pagesaw.core.cpu_state;
 export import pagesaw.core.guest_mode;
 export import pagesaw.core.nested_paging;
 
-export namespace pagesaw::vmx {
+export namespace pagesaw {
 
-class FakeHost final : public VirtHost {
+class FakeVirtHost final : public VirtHost {
  public:
   static constexpr std::uint64_t kMemoryBytes = 1 << 20;
 
-  FakeHost() : memory_(kMemoryBytes + kPageBytes) {}
+  FakeVirtHost() : memory_(kMemoryBytes + kPageBytes) {}
 
   CpuState State() const override { return state; }
   void SwitchState(const CpuState& next) override {
@@ -89,7 +90,7 @@ class FakeHost final : public VirtHost {
     return false;
   }
   void FlushTranslations() override { ++flushes; }
-  void InvalidateNested(const NestedInvalidation& what) override { invalidated = what; }
+  void InvalidateNested(const NestedInvalidation& gone) override { invalidated.push_back(gone); }
   std::byte* Memory(Gpa gpa, std::uint64_t bytes) override {
     return gpa.bits() <= kMemoryBytes - bytes ? page() + gpa.bits() : nullptr;
   }
@@ -115,7 +116,7 @@ class FakeHost final : public VirtHost {
   GuestInterrupts guest_interrupts;
   std::optional<DeliveredEvent> delivered, on_its_way;
   std::optional<InterceptedEvent> left_for;
-  std::optional<NestedInvalidation> invalidated;
+  std::vector<NestedInvalidation> invalidated;
   bool undefined = false, general_protection = false;
   unsigned flushes = 0;
   std::vector<Gpa> written;
@@ -129,4 +130,4 @@ class FakeHost final : public VirtHost {
   std::vector<std::byte> memory_;
 };
 
-}  // namespace pagesaw::vmx
+}  // namespace pagesaw
