@@ -6,6 +6,7 @@ module;
 module pagesaw.machine.register_rules;
 
 import pagesaw.core.address;
+import pagesaw.core.register_values;
 
 namespace pagesaw {
 namespace {
@@ -13,7 +14,6 @@ namespace {
 constexpr std::uint64_t kCr0Known = 0xe005'003f;
 constexpr std::uint64_t kCr0Nw = 1u << 29, kCr0Cd = 1u << 30;
 constexpr std::uint64_t kEferKnown = 0x20'7f01;
-constexpr std::uint64_t kRflagsKnown = 0x3f'7fd7;
 
 absl::Status Refuse(const char* name, std::uint64_t value, const char* why) {
   return absl::InvalidArgumentError(absl::StrFormat("register %s = 0x%x: %s", name, value, why));

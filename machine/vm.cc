@@ -31,6 +31,7 @@ import pagesaw.machine.image_loader;
 import pagesaw.machine.memory_slots;
 import pagesaw.machine.msr_file;
 import pagesaw.machine.register_rules;
+import pagesaw.machine.structure_memory;
 import pagesaw.machine.vcpu;
 import pagesaw.machine.virtio_devices;
 
@@ -207,6 +208,7 @@ struct Vm::Impl final : public TlbFlusher,
   const std::unique_ptr<const Clock> clock = MakeClock(virtual_time);
   Console console;
   VmMemory memory{*this};
+  StructureMemory structure_memory{memory.slots()};
   const TdpFormat* tdp_format = nullptr;
   std::unique_ptr<Board> board;
   std::unique_ptr<VmMmu> mmu;
@@ -223,11 +225,7 @@ bool Vm::Impl::DeviceMay(Rights rights, Gpa gpa, std::uint64_t bytes) const {
   const auto last = CheckedAdd(gpa, bytes - 1);
   if (!last.has_value()) return false;
   for (std::uint64_t frame = GfnOf(gpa).number; frame <= GfnOf(*last).number; ++frame) {
-    const MemorySlot* slot = memory.slots().Find(Gfn{frame});
-    if (slot == nullptr || (rights.write() && slot->read_only)) return false;
-    const MemoryAttribute attribute = mmu->attributes().Of(Gfn{frame});
-    const bool only_noted = attribute.policy == ViolationPolicy::kLog;
-    if (!attribute.rights.Covers(rights) && !only_noted) return false;
+    if (!FrameAllows(memory.slots(), mmu->attributes(), Gfn{frame}, rights)) return false;
   }
   return true;
 }
@@ -246,7 +244,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
     auto processor = parts.make_processor({.index = i,
                                            .count = config.cpu_count,
                                            .extension = *extension,
-                                           .memory = &memory.slots(),
+                                           .memory = &structure_memory,
                                            .cpu_model = config.cpu_model,
                                            .cpu_features = config.cpu_features,
                                            .tdp = config.tdp,
@@ -266,6 +264,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
   if (!made.ok()) return made.status();
   mmu = *std::move(made);
   memory.Attach(*mmu);
+  structure_memory.Attach(mmu->attributes());
 
   auto virtio = MakeVirtioOptions(config);
   if (!virtio.ok()) return virtio.status();
