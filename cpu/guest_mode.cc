@@ -1,5 +1,6 @@
 module;
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -68,7 +69,25 @@ bool CoreHost::ReadMsr(std::uint32_t index, std::uint64_t& value) {
   return ReadOwnMsr(core_, index, value);
 }
 bool CoreHost::WriteMsr(std::uint32_t index, std::uint64_t value) {
-  return WriteOwnMsr(core_, index, value);
+  if (index != kMsrTsc || !core_.model->Has(Feature::kTsc)) return WriteOwnMsr(core_, index, value);
+  core_.tsc_offset += value - Tsc();
+  tsc_loaded_ = true;
+  core_.attention.store(true, std::memory_order_relaxed);
+  return true;
+}
+
+bool CoreHost::TellTsc() {
+  BusAccess access = {.kind = BusAccess::Kind::kMsrWrite,
+                      .bytes = 8,
+                      .address = kMsrTscAdjust,
+                      .value = core_.tsc_offset};
+  if (tsc_loaded_ && !core_.AskBus(access)) {
+    core_.attention.store(true, std::memory_order_relaxed);
+    return false;
+  }
+  if (tsc_loaded_) core_.replay.Clear();
+  tsc_loaded_ = false;
+  return true;
 }
 
 bool CoreHost::LoadOperand(void* to, unsigned bytes) {

@@ -51,6 +51,9 @@ class CoreHost final : public VirtHost {
   std::span<const Gpa> TakeWrites();
   // Whether there is room for what one instruction of an extension writes.
   bool HasRoomForWrites() const { return write_count_ + kWritesPerInstruction <= writes_.size(); }
+  // Asks the outside to set the counter that the unit has loaded: its timers follow it. False: that
+  // is an exit, behind which this is to be called again.
+  bool TellTsc();
 
  private:
   static constexpr unsigned kWritesPerInstruction = 8;
@@ -60,6 +63,7 @@ class CoreHost final : public VirtHost {
   std::array<Gpa, 2 * kWritesPerInstruction> writes_ = {};
   std::array<Gpa, 2 * kWritesPerInstruction> taken_ = {};
   unsigned write_count_ = 0;
+  bool tsc_loaded_ = false;  // and the outside has not been told
 };
 
 // Whether the interrupt that the guest alone has pending could be taken now.

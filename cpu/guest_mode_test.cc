@@ -38,6 +38,7 @@ class ProbeUnit final : public VirtUnit {
       entry.intercepts.Add(static_cast<Intercept>(i));
     }
     entry.nested = nested;
+    if (loads_tsc && !host.WriteMsr(0x10, *loads_tsc)) return host.RaiseUndefined();
     host.interrupts() = interrupts;
     if (invalidated) host.InvalidateNested(*invalidated);
     host.EnterGuestMode(entry);
@@ -80,6 +81,7 @@ class ProbeUnit final : public VirtUnit {
   std::optional<DeliveredEvent> injected;
   std::optional<NestedPaging> nested;
   std::optional<NestedInvalidation> invalidated;
+  std::optional<std::uint64_t> loads_tsc;
   bool leaves = true;
   std::uint64_t cr3_behind = 0;
 
@@ -445,6 +447,26 @@ TEST_F(GuestModeTest, NestedPagingIsToldBeforeTheGuestRuns) {
   EXPECT_EQ(processor.nested_paging()->root, Gpa(0x5000));
   EXPECT_EQ(processor.TakeNestedInvalidation(), unit().invalidated);
   EXPECT_FALSE(processor.TakeNestedInvalidation());
+}
+
+TEST_F(GuestModeTest, ATimeStampCounterThatTheUnitLoadsIsToldOutsideOnce) {
+  constexpr std::uint64_t kTsc = std::uint64_t{1} << 60;
+  unit().loads_tsc = kTsc;
+  unit().wanted.tsc_offset = 0;
+  SoftwareProcessor& processor = machine_.processor();
+  machine_.Write(ProbeUnit::kBehind, Bytes{0x0f, 0x31, 0xf4});  // rdtsc; hlt
+  Exit exit = machine_.RunCode(Bytes{0x0f, 0x01, 0xdc, 0xf4});
+  ASSERT_EQ(exit.reason, ExitReason::kBus);
+  EXPECT_EQ(exit.bus.kind, BusAccess::Kind::kMsrWrite);
+  EXPECT_EQ(exit.bus.address, 0x3bu);  // IA32_TSC_ADJUST
+  processor.CompleteBus(exit.bus);
+  exit = processor.Run(1000);
+  while (exit.reason == ExitReason::kPagingChanged) exit = processor.Run(1000);
+  EXPECT_EQ(exit.reason, ExitReason::kHalt);
+  const CpuState state = State();
+  const std::uint64_t tsc = state.gpr[kRdx] << 32 | state.gpr[kRax];
+  EXPECT_GE(tsc, kTsc);
+  EXPECT_LT(tsc, 2 * kTsc);
 }
 
 // Whoever looks at the registers behind the exit sees those of the hypervisor.

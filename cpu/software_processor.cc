@@ -144,6 +144,7 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
   if (core.attention.load(std::memory_order_relaxed)) {
     core.attention.store(false, std::memory_order_seq_cst);
     if (member_ != nullptr) HearNews();
+    if (!unit_host_.TellTsc()) return true;
     if (exit_requested_.exchange(false)) return LeaveFor(ExitReason::kRequested);
   }
   if (core.event_queued && (!core.pending || core.event.kind == Event::Kind::kException) &&

@@ -196,6 +196,23 @@ GuestMain:
         invvpid descriptor, %rax
         require a, 53
 
+        // VM entries and VM exits load the time-stamp counter, too.
+        write 0x200a, $counter_list
+        write 0x4014, $1
+        write 0x2008, $counter_list + 16
+        write 0x4010, $1
+        run_guest guest_counts
+        expect_field EXIT_REASON, 18, 56
+        shrl $24, %edx
+        cmpl $0x10, %edx
+        require e, 57
+        rdtsc
+        shrl $24, %edx
+        cmpl $0x20, %edx
+        require e, 58
+        write 0x4014, $0
+        write 0x4010, $0
+
         // A triple fault is the guest's.
         take_bits EXCEPTIONS, 1 << 14
         write GUEST_IDT_LIMIT, $0
@@ -209,6 +226,8 @@ GuestMain:
 
 guest_asks:
         cpuid
+guest_counts:
+        rdtsc
 guest_calls:
         vmcall
 guest_ports:
@@ -269,6 +288,10 @@ protection:
 
         define_idt
         define_vmx
+        .balign 16
+counter_list:
+        .quad 0x10, 0x10 << 56
+        .quad 0x10, 0x20 << 56
         .bss
 interrupts:
         .skip 4
