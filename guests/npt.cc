@@ -1,6 +1,7 @@
 // A hypervisor for AMD processors in miniature: runs a guest of a few instructions with nested
 // paging, provokes every kind of nested page fault, and checks exit code, EXITINFO1 and EXITINFO2
 // of each, and A and D in the nested tables. Exits with status 1 if all went well, 3 if not.
+// `switches=N` on the command line times as many VMRUNs, each with the #VMEXIT that ends it.
 //
 // Physical memory, in MiB: image at 1, nested tables 4 to 6, the guest's tables 6 to 8, control
 // block and save area at 8, the probed pages 32 to 34. Needs 48 MiB.
@@ -14,7 +15,7 @@
 
 // What the guest executes: one access at RDI, then VMMCALL.
 asm(R"(
-        .globl guest_read, guest_write, guest_fetch
+        .globl guest_read, guest_write, guest_fetch, guest_call
 guest_read:
         mov (%rdi), %rax
         vmmcall
@@ -23,8 +24,10 @@ guest_write:
         vmmcall
 guest_fetch:
         jmp *%rdi
+guest_call:
+        vmmcall
 )");
-extern "C" const char guest_read[], guest_write[], guest_fetch[];
+extern "C" const char guest_read[], guest_write[], guest_fetch[], guest_call[];
 
 namespace guest {
 namespace {
@@ -209,10 +212,20 @@ void ExecuteTrap() {
   Expect("trap: write to a supervisor's page", guest_write, kProbed + 8, kExitVmmcall, 0, 0, true);
 }
 
+void Switches(uint64_t count) {
+  Describe(guest_call, false);
+  Field<uint8_t>(0x05c) = 0;  // forget nothing
+  const uint64_t begin = ReadTsc();
+  for (uint64_t i = 0; i < count; ++i) Enter(0);
+  const uint64_t end = ReadTsc();
+  Check("VMMCALL, again and again", Field<uint64_t>(0x070) == kExitVmmcall);
+  Print(count, " switches, ticks of each: ", (end - begin) / count, "\n");
+}
+
 }  // namespace
 }  // namespace guest
 
-extern "C" void GuestMain(const guest::MultibootInfo*) {
+extern "C" void GuestMain(const guest::MultibootInfo* info) {
   using namespace guest;
   InitConsole();
   InitTraps();
@@ -226,6 +239,7 @@ extern "C" void GuestMain(const guest::MultibootInfo*) {
   GuestTables();
   LargePages();
   if ((Cpuid(0x8000'000a).edx >> 17 & 1) != 0) ExecuteTrap();
+  if (const uint64_t count = NumberOf(*info, "switches", 0); count != 0) Switches(count);
   Print(wrong ? "something is wrong\n" : "all is well\n");
   Exit(wrong ? 1 : 0);
 }

@@ -32,12 +32,6 @@ void WaitFor(const Counter& counter, uint64_t value) {
   while (Load(counter) != value) asm volatile("pause");
 }
 
-uint64_t Time() {
-  uint32_t low, high;
-  asm volatile("rdtsc" : "=a"(low), "=d"(high));
-  return uint64_t{high} << 32 | low;
-}
-
 }  // namespace
 }  // namespace guest
 
@@ -58,13 +52,13 @@ extern "C" void GuestMain(const guest::MultibootInfo* info) {
   start_second();
   for (uint64_t round = 0; round < rounds; ++round) {
     WaitFor(done, round);
-    const uint64_t begin = Time();
+    const uint64_t begin = ReadTsc();
     speed_call(kFirstBuffer, iterations.value);
-    const uint64_t middle = Time();
+    const uint64_t middle = ReadTsc();
     Store(asked, round + 1);
     speed_call(kFirstBuffer, iterations.value);
     WaitFor(done, round + 1);
-    Print("round ", middle - begin, " ", Time() - middle, "\n");
+    Print("round ", middle - begin, " ", ReadTsc() - middle, "\n");
   }
   Out32(0xf4, 0);
   for (;;) asm volatile("hlt");

@@ -24,6 +24,11 @@ inline uint8_t In8(uint16_t port) {
   return value;
 }
 
+inline uint64_t ReadTsc() {
+  uint32_t low, high;
+  asm volatile("rdtsc" : "=a"(low), "=d"(high));
+  return uint64_t{high} << 32 | low;
+}
 inline uint64_t ReadMsr(uint32_t index) {
   uint32_t low, high;
   asm volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(index));
