@@ -103,15 +103,17 @@ bool CoreHost::StoreOperand(const void* from, unsigned bytes) {
 }
 
 RegisterLimits CoreHost::limits() const {
+  if (limits_) return *limits_;
   const CpuModel& model = *core_.model;
-  return {.cr0 = AllowedCr0(),
-          .cr3 = AllowedCr3(model),
-          .cr4 = AllowedCr4(model),
-          .efer = AllowedEfer(model),
-          .physical_bits = model.physical_bits(),
-          .linear_bits = model.linear_bits(),
-          .paging = core_.paging.features,
-          .nested_paging = model.Has(Feature::kNpt)};
+  limits_ = {.cr0 = AllowedCr0(),
+             .cr3 = AllowedCr3(model),
+             .cr4 = AllowedCr4(model),
+             .efer = AllowedEfer(model),
+             .physical_bits = model.physical_bits(),
+             .linear_bits = model.linear_bits(),
+             .paging = core_.paging.features,
+             .nested_paging = model.Has(Feature::kNpt)};
+  return *limits_;
 }
 
 void CoreHost::EnterGuestMode(const GuestEntry& entry) {

@@ -63,7 +63,8 @@ class CoreHost final : public VirtHost {
   std::array<Gpa, 2 * kWritesPerInstruction> writes_ = {};
   std::array<Gpa, 2 * kWritesPerInstruction> taken_ = {};
   unsigned write_count_ = 0;
-  bool tsc_loaded_ = false;  // and the outside has not been told
+  mutable std::optional<RegisterLimits> limits_;  // once they have been asked for
+  bool tsc_loaded_ = false;                       // and the outside has not been told
 };
 
 // Whether the interrupt that the guest alone has pending could be taken now.

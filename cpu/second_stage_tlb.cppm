@@ -10,6 +10,7 @@ import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
+import pagesaw.cpu.tlb;
 
 export namespace pagesaw::cpu {
 
@@ -29,26 +30,29 @@ class SecondStageTlb {
 
   inline void Enter(Gpa gpa, const Translation& translation) {
     EntryOf(gpa) = {GfnOf(gpa), translation};
-    used_ = true;
+    used_.Add(IndexOf(gpa));
   }
 
-  void Flush() {
-    if (!used_) return;
-    entries_.fill(Entry{});
-    used_ = false;
+  inline void Flush() {
+    used_.ForEach(0, kEntries, [this](unsigned index) { entries_[index].frame = kNone; });
+    used_.Clear();
   }
 
  private:
   static constexpr unsigned kEntries = 256;
+  static constexpr Gfn kNone{~std::uint64_t{0}};
   struct Entry {
-    Gfn frame = Gfn{~std::uint64_t{0}};
+    Gfn frame = kNone;
     Translation translation;
   };
 
-  Entry& EntryOf(Gpa gpa) { return entries_[GfnOf(gpa).number & (kEntries - 1)]; }
+  static constexpr unsigned IndexOf(Gpa gpa) {
+    return static_cast<unsigned>(GfnOf(gpa).number) & (kEntries - 1);
+  }
+  inline Entry& EntryOf(Gpa gpa) { return entries_[IndexOf(gpa)]; }
 
   std::array<Entry, kEntries> entries_;
-  bool used_ = false;
+  TlbPlaces used_;  // of entries that may not be empty
 };
 
 }  // namespace pagesaw::cpu

@@ -326,8 +326,9 @@ void SoftwareProcessor::SetState(const CpuState& state) {
 void SoftwareProcessor::SetTables(const TranslationTables& tables) {
   const TranslationTables old = std::exchange(core_->tables, tables);
   core_->second_stage_tlb.Flush();
-  if (old.format == tables.format && old.second_stage == tables.second_stage) {
-    core_->FlushTranslations();  // a format is judged by the same registers as before
+  const bool two_stages = old.second_stage && tables.second_stage;
+  if (two_stages || (old.format == tables.format && old.second_stage == tables.second_stage)) {
+    core_->FlushTranslations();  // the guest's format is judged by the same registers as before
   } else {
     core_->UpdatePaging();
   }

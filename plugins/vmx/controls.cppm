@@ -20,17 +20,17 @@ struct Controls {
         entry(vmcs.Get32(field::kEntryControls)),
         secondary(HasPrimary(primary::kSecondary) ? vmcs.Get32(field::kSecondaryControls) : 0) {}
 
-  bool HasPin(std::uint32_t bit) const { return (pin & bit) != 0; }
-  bool HasPrimary(std::uint32_t bit) const { return (primary & bit) != 0; }
-  bool HasSecondary(std::uint32_t bit) const { return (secondary & bit) != 0; }
-  bool HasExit(std::uint32_t bit) const { return (exit & bit) != 0; }
-  bool HasEntry(std::uint32_t bit) const { return (entry & bit) != 0; }
+  constexpr bool HasPin(std::uint32_t bit) const { return (pin & bit) != 0; }
+  constexpr bool HasPrimary(std::uint32_t bit) const { return (primary & bit) != 0; }
+  constexpr bool HasSecondary(std::uint32_t bit) const { return (secondary & bit) != 0; }
+  constexpr bool HasExit(std::uint32_t bit) const { return (exit & bit) != 0; }
+  constexpr bool HasEntry(std::uint32_t bit) const { return (entry & bit) != 0; }
 
-  bool ept() const { return HasSecondary(secondary::kEpt); }
-  bool unrestricted() const { return HasSecondary(secondary::kUnrestrictedGuest); }
-  bool splits_execute() const { return HasSecondary(secondary::kModeBasedExecute); }
-  bool guest_64() const { return HasEntry(entry::kGuest64); }
-  bool host_64() const { return HasExit(exits::kHost64); }
+  constexpr bool ept() const { return HasSecondary(secondary::kEpt); }
+  constexpr bool unrestricted() const { return HasSecondary(secondary::kUnrestrictedGuest); }
+  constexpr bool splits_execute() const { return HasSecondary(secondary::kModeBasedExecute); }
+  constexpr bool guest_64() const { return HasEntry(entry::kGuest64); }
+  constexpr bool host_64() const { return HasExit(exits::kHost64); }
 };
 
 }  // namespace pagesaw::vmx

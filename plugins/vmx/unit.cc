@@ -36,16 +36,12 @@ bool SetsResumeFlag(const InterceptedEvent& event) {
 // -- VM entries
 
 bool VmxUnit::Launch(VirtHost& host, const CpuState& state, bool resumes) {
-  if (!operation_->current) {
-    host.SetArithmeticFlags(kFlagCf);
-    return true;
-  }
-  if (CurrentVmcs(host).is_shadow()) {
+  Vmcs vmcs = operation_->current ? CurrentVmcs(host) : Vmcs();
+  if (!operation_->current || vmcs.is_shadow()) {
     host.SetArithmeticFlags(kFlagCf);
     return true;
   }
   if (host.boundary().stack_shadow) return Fail(host, InstructionError::kEntryWithMovSsBlocking);
-  Vmcs vmcs = CurrentVmcs(host);
   if (vmcs.launched() != resumes) {
     return Fail(host, resumes ? InstructionError::kVmresumeNotLaunched
                               : InstructionError::kVmlaunchNotClear);

@@ -194,19 +194,19 @@ inline constexpr SegmentFields kGuestSegments[] = {
 class Vmcs {
  public:
   // Null: there is no memory. Reads as ones, and takes no writes.
-  explicit Vmcs(std::byte* page = nullptr) : page_(page) {}
+  inline explicit Vmcs(std::byte* page = nullptr) : page_(page) {}
 
-  explicit operator bool() const { return page_ != nullptr; }
+  inline explicit operator bool() const { return page_ != nullptr; }
 
-  std::uint64_t Get(Field field) const { return Load(AtSlot(field)) & field.mask(); }
-  std::uint32_t Get32(Field field) const { return static_cast<std::uint32_t>(Get(field)); }
+  inline std::uint64_t Get(Field field) const { return Load(AtSlot(field)) & field.mask(); }
+  inline std::uint32_t Get32(Field field) const { return static_cast<std::uint32_t>(Get(field)); }
   // The address `offset` bytes into the page at the address in `field`, and the MSR list there.
   // They are aligned, although the field may have been overwritten behind the checks of VM entry.
-  Gpa Page(Field field, std::uint64_t offset = 0) const {
+  inline Gpa Page(Field field, std::uint64_t offset = 0) const {
     return Gpa((Get(field) & ~(kPageBytes - 1)) + offset);
   }
-  Gpa MsrList(Field field) const { return Gpa(Get(field) & ~std::uint64_t{15}); }
-  void Set(Field field, std::uint64_t value) { Store(AtSlot(field), value & field.mask()); }
+  inline Gpa MsrList(Field field) const { return Gpa(Get(field) & ~std::uint64_t{15}); }
+  inline void Set(Field field, std::uint64_t value) { Store(AtSlot(field), value & field.mask()); }
 
   // The revision identifier without the bit that says that this is a shadow VMCS, and that bit.
   std::uint32_t revision() const { return static_cast<std::uint32_t>(Load(0)) & ~kShadowIndicator; }
@@ -220,14 +220,14 @@ class Vmcs {
   static_assert(kFirstSlot + 8 * std::size(detail::kEncodings) <= kRegionBytes);
 
   static constexpr unsigned AtSlot(Field field) { return kFirstSlot + 8 * field.slot(); }
-  std::uint64_t Load(unsigned offset) const {
+  inline std::uint64_t Load(unsigned offset) const {
     return page_ == nullptr ? ~std::uint64_t{0}
                             : std::atomic_ref(*At(offset)).load(std::memory_order_relaxed);
   }
-  void Store(unsigned offset, std::uint64_t value) {
+  inline void Store(unsigned offset, std::uint64_t value) {
     if (page_ != nullptr) std::atomic_ref(*At(offset)).store(value, std::memory_order_relaxed);
   }
-  std::uint64_t* At(unsigned offset) const {
+  inline std::uint64_t* At(unsigned offset) const {
     return reinterpret_cast<std::uint64_t*>(page_ + offset);
   }
 
