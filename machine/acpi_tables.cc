@@ -31,6 +31,10 @@ class Bytes {
     for (const char c : text) bytes_.push_back(static_cast<std::byte>(c));
     return *this;
   }
+  Bytes& Put(const Bytes& others) {
+    bytes_.insert(bytes_.end(), others.bytes_.begin(), others.bytes_.end());
+    return *this;
+  }
   Bytes& Zeroes(std::size_t count) {
     bytes_.resize(bytes_.size() + count);
     return *this;
@@ -62,11 +66,10 @@ void Balance(std::span<std::byte> bytes, std::size_t at) {
 constexpr std::size_t kHeaderBytes = 36;
 
 // A table of `body` behind a header. [acpi] "System Description Table Header"
-std::vector<std::byte> Table(std::string_view signature, std::uint8_t revision, Bytes body) {
+std::vector<std::byte> Table(std::string_view signature, std::uint8_t revision, const Bytes& body) {
   Bytes table;
   table.Text(signature).U32(kHeaderBytes + body.size()).U8(revision).U8(0);
-  table.Text("PAGSAW").Text("PAGESAW ").U32(1).Text("PGSW").U32(1);
-  table.data().insert(table.data().end(), body.data().begin(), body.data().end());
+  table.Text("PAGSAW").Text("PAGESAW ").U32(1).Text("PGSW").U32(1).Put(body);
   Balance(table.data(), 9);
   return table.data();
 }
@@ -91,11 +94,10 @@ std::vector<std::byte> MakeHpet() {
 
 // A package of AML: `opcode`, its length, which counts itself, and `body`. [acpi] "Package Length
 // Encoding"
-void Package(Bytes& to, std::initializer_list<std::uint8_t> opcode, Bytes body) {
+void Package(Bytes& to, std::initializer_list<std::uint8_t> opcode, const Bytes& body) {
   for (const std::uint8_t byte : opcode) to.U8(byte);
   const std::size_t length = body.size() + 2;  // two bytes tell up to 4095
-  to.U8(0x40 | (length & 0xf)).U8(length >> 4);
-  to.data().insert(to.data().end(), body.data().begin(), body.data().end());
+  to.U8(0x40 | (length & 0xf)).U8(length >> 4).Put(body);
 }
 
 // Device (Vnnn) {Name (_HID, ...) Name (_UID, ...) Name (_CRS, ResourceTemplate () {...})}
@@ -106,15 +108,14 @@ void PutDevice(Bytes& scope, const AcpiDevice& device, unsigned number) {
   resources.U8(0x89).U16(6).U8(0x01).U8(1).U32(device.irq);            // Interrupt, level, high
   resources.U8(0x79).U8(0);
   Bytes buffer;
-  buffer.U8(0x0a).U8(resources.size());
-  buffer.data().insert(buffer.data().end(), resources.data().begin(), resources.data().end());
+  buffer.U8(0x0a).U8(resources.size()).Put(resources);
   Bytes body;
   body.Text("VIO").Text(kDigits.substr(number, 1));
   body.U8(0x08).Text("_HID").U8(0x0d).Text(device.id).U8(0);
   body.U8(0x08).Text("_UID").U8(0x0a).U8(number);
   body.U8(0x08).Text("_CRS");
-  Package(body, {0x11}, std::move(buffer));
-  Package(scope, {0x5b, 0x82}, std::move(body));
+  Package(body, {0x11}, buffer);
+  Package(scope, {0x5b, 0x82}, body);
 }
 
 std::vector<std::byte> MakeDsdt(std::span<const AcpiDevice> devices) {
@@ -130,7 +131,7 @@ std::vector<std::byte> MakeDsdt(std::span<const AcpiDevice> devices) {
     Bytes scope;
     scope.Text("\\_SB_");
     for (unsigned i = 0; i < devices.size(); ++i) PutDevice(scope, devices[i], i);
-    Package(body, {0x10}, std::move(scope));
+    Package(body, {0x10}, scope);
   }
   return Table("DSDT", 2, body);
 }

@@ -100,7 +100,8 @@ class Vm {
 
   // What the guest prints. Closed when the VM stops; readable for as long as the VM exists.
   const Console& console() const;
-  // Hands `data` to the guest's serial port. ResourceExhausted if its queue has no room for all.
+  // Types `data` into the virtio console if a driver uses one, else into the serial port.
+  // ResourceExhausted, and nothing typed, if there is no room for all.
   absl::Status WriteConsole(std::string_view data);
 
   // Guest-physical memory, in any state. OutOfRange if a byte lies outside RAM; nothing is copied
