@@ -78,10 +78,10 @@ absl::Status CheckHeader(const Header& header, const BootRequest& request) {
     return absl::InvalidArgumentError(
         "a Linux kernel without a 64-bit entry (XLF_KERNEL_64) cannot be booted");
   }
-  // The size is told in whole paragraphs, of which the file may lack the last bytes.
-  const std::uint64_t end = header.setup_bytes + header.kernel_bytes;
-  if (request.image.size() < kHeaderEnd || request.image.size() <= header.setup_bytes ||
-      request.image.size() + kParagraphBytes <= end) {
+  // The size is told in whole paragraphs, one at least, of which the file may lack the last bytes.
+  const std::uint64_t end =
+      header.setup_bytes + std::max<std::uint64_t>(header.kernel_bytes, kParagraphBytes);
+  if (request.image.size() < kHeaderEnd || request.image.size() + kParagraphBytes <= end) {
     return absl::InvalidArgumentError(
         absl::StrFormat("truncated Linux kernel: %d bytes, where its header tells of %d",
                         request.image.size(), std::max<std::uint64_t>(end, kHeaderEnd)));
