@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,11 +52,13 @@ class Flusher final : public TlbFlusher {
 };
 
 // A hypervisor's vCPU with its own memory mapped one to one, and nested tables that look as
-// `nested` says. SPTEs of the guest's guest are of the same kind.
+// `nested` says. SPTEs of the guest's guest look as `sptes` says.
 class GuestMmuTest : public testing::Test {
  protected:
-  explicit GuestMmuTest(const PageFormat& nested = ExplicitSecondStage(true), bool tdp = true)
-      : pages_(SpteCodec(tdp ? LegacySecondStage(false) : LinearSpteFormat()), flusher_, 500,
+  explicit GuestMmuTest(const PageFormat& nested = ExplicitSecondStage(true), bool tdp = true,
+                        const PageFormat& sptes = ExplicitSecondStage(true))
+      : nested_codec_(sptes),
+        pages_(SpteCodec(tdp ? LegacySecondStage(false) : LinearSpteFormat()), flusher_, 500,
                &tables_, &attributes_, &nested_codec_) {
     nested_ = {.format = nested, .root = kRoot, .root_register = kRoot.bits()};
     Describe();
@@ -125,7 +128,7 @@ class GuestMmuTest : public testing::Test {
                           logged_.push_back(gpa);
                           return !log_full_;
                         }};
-  SpteCodec nested_codec_{ExplicitSecondStage(true)};
+  SpteCodec nested_codec_;
   ShadowPages pages_;
   NestedPaging nested_;
   std::unique_ptr<ShadowMmu> root_mmu_;
@@ -337,6 +340,21 @@ TEST_F(GuestMmuTest, AttributesAreThoseOfTheHypervisorsMemory) {
   EXPECT_EQ(Guest(0x5000, kKernelFetch), FaultOutcome::kAttributeViolation);
 }
 
+// Attributes are checked against the VM's own SPTEs, which may be able to say more.
+class SptesThatSayLess : public GuestMmuTest {
+ protected:
+  SptesThatSayLess() : GuestMmuTest(ExplicitSecondStage(true), true, LegacySecondStage(true)) {}
+};
+
+TEST_F(SptesThatSayLess, WhatTheyCannotSayIsRefused) {
+  attributes_.Set(Gfn{9}, 1, {.rights = Rights(Rights::kRead | Rights::kExecSupervisor)});
+  EXPECT_EQ(Guest(0x5000, kRead), FaultOutcome::kFixed);
+  const FaultResolution refused = Meet(*guest_mmu_, 0x5000, kKernelFetch);
+  EXPECT_EQ(refused.outcome, FaultOutcome::kAttributeViolation);
+  ASSERT_TRUE(refused.violation);
+  EXPECT_EQ(refused.violation->gpa, Gpa(0x9000));
+}
+
 TEST_F(GuestMmuTest, WhoLogsIsAskedBeforeDirtyIsSet) {
   nested_.logs_dirty = true;
   Enter();
@@ -461,6 +479,7 @@ TEST_F(LegacyTables, PdptesAreReadByEveryWalk) {
   SetEntry(pdptes, 2, kPd.bits() | kP | kW);
   const FaultResolution reserved = Meet(*guest_mmu_, 0x8000'5000, kRead);
   EXPECT_EQ(reserved.guest_fault.kind, WalkFault::Kind::kMalformed);
+  EXPECT_EQ(reserved.guest_fault.address, InputAddress(0x8000'5000));
 }
 
 TEST_F(LegacyTables, FourByteEntries) {
@@ -521,12 +540,21 @@ TEST_F(OverShadowPaging, ItsOwnTablesAreWatchedInItsGuest) {
 
 // The same frame as a table of both kinds, whose A and D are not the same bits.
 TEST_F(OverShadowPaging, AFrameIsATableOfOneKindAtATime) {
+  const auto is_of_guest_mode = [this] {
+    std::set<bool> kinds;
+    for (const ShadowPageInfo& page : pages_.List(0, 1000)) {
+      if (page.gfn == Gfn{0x23} && !page.role.direct) kinds.insert(page.role.guest_mode);
+    }
+    return kinds;
+  };
   Hypervisor(0x1000, kRead);
+  EXPECT_EQ(is_of_guest_mode(), std::set{false});
   nested_.root = Gpa(0x2'0000);
   Enter();
   Guest(0x1000, kRead);
+  EXPECT_EQ(is_of_guest_mode(), std::set{true});
   Hypervisor(0x1000, kRead);
-  Guest(0x1000, kRead);
+  EXPECT_EQ(is_of_guest_mode(), std::set{false});
 }
 
 }  // namespace
