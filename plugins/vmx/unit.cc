@@ -79,8 +79,8 @@ bool VmxUnit::EnterGuest(VirtHost& host, Vmcs& vmcs, const CpuState& guest) {
   GuestEntry& entry = entry_;
   if (controls_.ept()) entry.nested = EptOfGuest(host, vmcs.Get(field::kEptPointer));
   if (controls_.HasPin(pin::kPreemptionTimer)) {
-    timer_end_ = (host.Tsc() >> kPreemptionTimerShift) + vmcs.Get(field::kPreemptionTimer);
-    entry.deadline = timer_end_ << kPreemptionTimerShift;
+    const std::uint64_t now = host.Tsc() >> kPreemptionTimerShift;
+    entry.deadline = (now + vmcs.Get(field::kPreemptionTimer)) << kPreemptionTimerShift;
   }
   const std::uint32_t blocking = vmcs.Get32(field::kInterruptibility);
   BoundaryState boundary = {.stack_shadow = (blocking & kBlockedByMovSs) != 0};
@@ -251,7 +251,8 @@ void VmxUnit::SaveVirtualTpr(VirtHost& host, const Vmcs& vmcs) {
 void VmxUnit::SaveTimer(Vmcs& vmcs) const {
   if (!controls_.HasExit(exits::kSavePreemptionTimer)) return;
   const std::uint64_t now = exit_tsc_ >> kPreemptionTimerShift;
-  vmcs.Set(field::kPreemptionTimer, timer_end_ > now ? timer_end_ - now : 0);
+  const std::uint64_t end = entry_.deadline.value_or(0) >> kPreemptionTimerShift;
+  vmcs.Set(field::kPreemptionTimer, end > now ? end - now : 0);
 }
 
 void VmxUnit::LoadHost(VirtHost& host, Vmcs& vmcs, bool nmi_blocked) {

@@ -94,8 +94,7 @@ class VmxUnit final : public VirtUnit {
   Controls controls_;
   Intercepts intercepts_;
   GuestEntry entry_;
-  std::uint64_t timer_end_ = 0;  // in units of the preemption timer
-  std::uint64_t exit_tsc_ = 0;   // when the VM exit began
+  std::uint64_t exit_tsc_ = 0;  // when the VM exit began
   std::uint8_t virtual_tpr_ = 0;
 };
 
