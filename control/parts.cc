@@ -28,8 +28,6 @@ absl::StatusOr<std::unique_ptr<Processor>> MakeProcessor(const ProcessorRequest&
   std::shared_ptr<cpu::CodeRegistry> registry;
   if (auto* first = dynamic_cast<cpu::SoftwareProcessor*>(request.first); first != nullptr) {
     registry = first->registry();
-  } else if (request.count > 1) {
-    registry = std::make_shared<cpu::CodeRegistry>();
   }
   auto processor = std::make_unique<cpu::SoftwareProcessor>(std::get<cpu::CpuModel>(model),
                                                             std::move(registry), request.memory);

@@ -60,6 +60,7 @@ class HaltingProcessor final : public Processor {
   void LendPage(Gva, Hpa) override {}
   void FlushTlb() override {}
   void FlushContents() override {}
+  bool ContentsChanged(Hpa, std::uint64_t) override { return false; }
   void SetTscOffset(std::uint64_t) override {}
   void RequestExit() override {}
   PagingState paging_snapshot() const override {

@@ -160,6 +160,10 @@ class Processor {
   // Forgets what it made from the contents of memory (decoded code), which somebody else changed,
   // and every page that was lent.
   virtual void FlushContents() = 0;
+  // Somebody else than a processor of its VM has written `bytes` bytes from `host` on, in one page.
+  // True: it had made something from that page. What it made from these bytes is forgotten before
+  // the next Run executes anything; one that is under way may use it until it returns. Any thread.
+  virtual bool ContentsChanged(Hpa host, std::uint64_t bytes) = 0;
 
   // The pages of guest memory that were written by other ways than translations since the last
   // call.

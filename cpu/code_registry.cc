@@ -92,7 +92,6 @@ void Member::PostChange(std::uint64_t host, std::size_t bytes) {
 }
 
 void Member::Hold(std::uint64_t page) {
-  if (registry_.alone()) return;
   Shard& shard = registry_.ShardOf(page);
   const std::lock_guard lock(shard.mutex);
   Page& entry = shard.pages[page];
@@ -108,7 +107,6 @@ void Member::Hold(std::uint64_t page) {
 }
 
 void Member::Release(std::uint64_t page) {
-  if (registry_.alone()) return;
   Shard& shard = registry_.ShardOf(page);
   const std::lock_guard lock(shard.mutex);
   const auto entry = shard.pages.find(page);
@@ -146,6 +144,17 @@ void Member::Announce(std::uint64_t host, std::size_t bytes) {
   for (std::uint64_t rest = entry->second.holders & ~bit(); rest != 0; rest &= rest - 1) {
     registry_.members_[static_cast<unsigned>(std::countr_zero(rest))]->PostChange(host, bytes);
   }
+}
+
+// Who holds the page from now on reads what is there now: whoever does so takes the same lock.
+bool Member::Changed(std::uint64_t host, std::size_t bytes) {
+  const std::uint64_t page = host >> 12;
+  Shard& shard = registry_.ShardOf(page);
+  const std::lock_guard lock(shard.mutex);
+  const auto entry = shard.pages.find(page);
+  if (entry == shard.pages.end() || (entry->second.holders & bit()) == 0) return false;
+  PostChange(host, bytes);
+  return true;
 }
 
 }  // namespace pagesaw::cpu

@@ -68,6 +68,9 @@ class CodeRegistry {
     bool OthersHold(std::uint64_t page) const;
     // This processor is about to store to [host, host + bytes), in one page.
     void Announce(std::uint64_t host, std::size_t bytes);
+    // No processor has stored there: it has changed already. True if this one holds the page: it
+    // has news. Any thread.
+    bool Changed(std::uint64_t host, std::size_t bytes);
 
    private:
     friend class CodeRegistry;

@@ -111,6 +111,34 @@ TEST_F(CodeRegistryTest, ForgetsPagesThatNobodyHolds) {
   EXPECT_FALSE(a_.member.IsSettled(kPage));
 }
 
+TEST_F(CodeRegistryTest, AWriteFromOutsideIsToldToWhoHoldsThePage) {
+  a_.member.Enter();
+  b_.member.Enter();
+  a_.member.Hold(kPage);
+  (void)LookUp(b_);
+  EXPECT_TRUE(a_.member.Changed(kPage << 12 | 0x80, 4));
+  EXPECT_FALSE(a_.member.Changed((kPage + 1) << 12, 4));
+  EXPECT_FALSE(b_.member.Changed(kPage << 12, 4));
+  EXPECT_TRUE(a_.attention);
+  EXPECT_FALSE(b_.member.HasNews());
+  const CodeNews news = LookUp(a_);
+  ASSERT_EQ(news.changes.size(), 1u);
+  EXPECT_EQ(news.changes[0].host, kPage << 12 | 0x80);
+  EXPECT_EQ(news.changes[0].bytes, 4u);
+  EXPECT_TRUE(a_.member.IsSettled(kPage));  // it has been made
+}
+
+TEST(CodeRegistryAlone, HearsOfWritesFromOutside) {
+  CodeRegistry registry;
+  One one(registry);
+  one.member.Hold(kPage);
+  EXPECT_TRUE(one.member.Changed(kPage << 12, 8));
+  EXPECT_EQ(one.member.TakeNews().changes.size(), 1u);
+  one.member.Release(kPage);
+  EXPECT_FALSE(one.member.Changed(kPage << 12, 8));
+  EXPECT_FALSE(one.member.HasNews());
+}
+
 TEST(CodeRegistryAlone, HasNothingToSay) {
   CodeRegistry registry;
   One one(registry);

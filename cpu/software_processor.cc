@@ -62,13 +62,11 @@ bool AdmitTarget(Core& core, const Op& first) {
 SoftwareProcessor::SoftwareProcessor(const CpuModel& model, std::shared_ptr<CodeRegistry> registry,
                                      const GuestMemory* memory)
     : model_(model),
-      registry_(std::move(registry)),
+      registry_(registry == nullptr ? std::make_shared<CodeRegistry>() : std::move(registry)),
       core_(std::make_unique<Core>()),
       unit_(MakeUnit(model)),
       unit_host_(*core_, memory),
-      member_(registry_ == nullptr
-                  ? nullptr
-                  : std::make_unique<CodeRegistry::Member>(*registry_, core_->attention)),
+      member_(std::make_unique<CodeRegistry::Member>(*registry_, core_->attention)),
       code_(std::make_unique<CodeCache>(member_.get())),
       fetcher_(*code_) {
   core_->model = &model_;
@@ -76,7 +74,7 @@ SoftwareProcessor::SoftwareProcessor(const CpuModel& model, std::shared_ptr<Code
   core_->code = code_.get();
   core_->unit = unit_.get();
   core_->unit_host = &unit_host_;
-  if (registry_ != nullptr) core_->split_lock = &registry_->split_lock();
+  core_->split_lock = &registry_->split_lock();
   SetState(ResetState());
 }
 
@@ -108,13 +106,11 @@ Exit SoftwareProcessor::Run(std::uint64_t instructions) {
 }
 
 void SoftwareProcessor::RunUntilExit() {
-  if (member_ != nullptr) {
-    member_->Enter();
-    HearNews();
-  }
+  member_->Enter();
+  HearNews();
   while (!LeavesBeforeBlock() && !RunBlock()) {
   }
-  if (member_ != nullptr) member_->Leave();
+  member_->Leave();
 }
 
 void SoftwareProcessor::HearNews() {
@@ -143,7 +139,7 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
   if (core.paging_changed) PublishPaging();
   if (core.attention.load(std::memory_order_relaxed)) {
     core.attention.store(false, std::memory_order_seq_cst);
-    if (member_ != nullptr) HearNews();
+    HearNews();
     if (!unit_host_.TellTsc()) return true;
     if (exit_requested_.exchange(false)) return LeaveFor(ExitReason::kRequested);
   }
@@ -344,6 +340,10 @@ void SoftwareProcessor::FlushContents() {
   core_->replay.TakeBack();
   core_->second_stage_tlb.Flush();
   core_->FlushTranslations();
+}
+
+bool SoftwareProcessor::ContentsChanged(Hpa host, std::uint64_t bytes) {
+  return member_->Changed(host.bits(), bytes);
 }
 
 void SoftwareProcessor::SetVirtualTime(std::shared_ptr<VirtualTime> time) {

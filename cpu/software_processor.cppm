@@ -25,7 +25,7 @@ export namespace pagesaw::cpu {
 class SoftwareProcessor final : public Processor {
  public:
   // A processor after RESET. `model` is copied. Processors that share memory share a registry;
-  // without one, the memory is this processor's alone.
+  // null makes one, which siblings that are made later may be given.
   // `memory`, which outlives it, is where the extension that the model offers has its structures.
   explicit SoftwareProcessor(const CpuModel& model,
                              std::shared_ptr<CodeRegistry> registry = nullptr,
@@ -54,6 +54,7 @@ class SoftwareProcessor final : public Processor {
   void SetTables(const TranslationTables& tables) override;
   void FlushTlb() override;
   void FlushContents() override;
+  bool ContentsChanged(Hpa host, std::uint64_t bytes) override;
   void SetTscOffset(std::uint64_t offset) override;
   const NestedPaging* nested_paging() const override {
     return core_->guest.nested ? &*core_->guest.nested : nullptr;
@@ -78,7 +79,7 @@ class SoftwareProcessor final : public Processor {
 
   // Whether something comes before the next block: true, and `core_->exit` is the exit of Run.
   bool LeavesBeforeBlock();
-  // Does what other processors' stores and code ask for.
+  // Does what others' stores and code ask for.
   void HearNews();
   void RunUntilExit();
   // Executes one block. True: Run returns `core_->exit`.
@@ -114,7 +115,7 @@ class SoftwareProcessor final : public Processor {
   std::unique_ptr<Core> core_;
   std::unique_ptr<VirtUnit> unit_;  // null if the model offers no extension
   CoreHost unit_host_;
-  std::unique_ptr<CodeRegistry::Member> member_;  // null without siblings
+  std::unique_ptr<CodeRegistry::Member> member_;
   std::unique_ptr<CodeCache> code_;
   Fetcher fetcher_;
   unsigned deliveries_left_ = 0;  // of this Run

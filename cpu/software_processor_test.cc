@@ -203,6 +203,33 @@ TEST_F(SoftwareProcessorTest, LoopThatChangesItsOwnBodySeesEachChange) {
   EXPECT_EQ(Register(kRbx), 55u);
 }
 
+TEST_F(SoftwareProcessorTest, WritesFromOutsideAreExecutedAndTranslationsStay) {
+  constexpr std::uint64_t kData = 0x9000, kOtherData = 0xa000;
+  machine_.Write(kData, Bytes{0x11});
+  machine_.Write(kOtherData, Bytes{0x22});
+  // again: mov eax, 1; mov ebx, [kData]; jmp again
+  machine_.Write(TestProcessor::kCode,
+                 Bytes{0xb8, 1, 0, 0, 0, 0x8b, 0x1c, 0x25, 0, 0x90, 0, 0, 0xeb, 0xf2});
+  EXPECT_EQ(machine_.processor().Run(300).reason, ExitReason::kBudget);
+  EXPECT_EQ(Register(kRax), 1u);
+  EXPECT_EQ(Register(kRbx), 0x11u);
+
+  const auto host = [this](std::uint64_t linear) {
+    return Hpa(reinterpret_cast<std::uint64_t>(machine_.memory() + linear));
+  };
+  machine_.Spte(kData) = host(kOtherData).bits() | 0x67;
+  machine_.memory()[TestProcessor::kCode + 1] = std::byte{2};
+  EXPECT_FALSE(machine_.processor().ContentsChanged(host(kData), 8));
+  EXPECT_TRUE(machine_.processor().ContentsChanged(host(TestProcessor::kCode + 1), 1));
+  machine_.processor().Run(300);
+  EXPECT_EQ(Register(kRax), 2u);
+  EXPECT_EQ(Register(kRbx), 0x11u);
+
+  machine_.processor().FlushTlb();
+  machine_.processor().Run(300);
+  EXPECT_EQ(Register(kRbx), 0x22u);
+}
+
 TEST_F(SoftwareProcessorTest, InstructionAcrossPagesExecutes) {
   const std::uint64_t start = 0x2000 - 2;
   machine_.Write(start, Bytes{0xb8, 0x78, 0x56, 0x34, 0x12, 0xf4});  // mov eax, 12345678h; hlt

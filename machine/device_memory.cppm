@@ -14,13 +14,10 @@ class DeviceMemory {
   virtual ~DeviceMemory() = default;
 
   // Copies bytes. False, and nothing is known of what was copied, if some of them are no memory,
-  // are read-only memory, or are memory whose attribute forbids it.
+  // are read-only memory, or are memory whose attribute forbids it. When Write returns no processor
+  // goes on with code that it decoded from the bytes before.
   [[nodiscard]] virtual bool Read(Gpa gpa, std::span<std::byte> bytes) const = 0;
   [[nodiscard]] virtual bool Write(Gpa gpa, std::span<const std::byte> bytes) = 0;
-
-  // To be called when data were written that a guest may execute: no processor goes on with code
-  // that it decoded before.
-  virtual void DataWritten() = 0;
 };
 
 }  // namespace pagesaw

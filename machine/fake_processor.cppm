@@ -52,6 +52,10 @@ class FakeProcessor final : public Processor {
   }
   void FlushTlb() override { ++flushes; }
   void FlushContents() override { ++flushes; }
+  bool ContentsChanged(Hpa host, std::uint64_t bytes) override {
+    changes.emplace_back(host, bytes);
+    return true;
+  }
   void SetTscOffset(std::uint64_t offset) override { tsc_offset = offset; }
   const NestedPaging* nested_paging() const override { return nested ? &*nested : nullptr; }
   std::optional<NestedInvalidation> TakeNestedInvalidation() override {
@@ -67,7 +71,8 @@ class FakeProcessor final : public Processor {
   CpuState state = ResetState();
   std::vector<BusAccess> answers;
   std::vector<std::pair<Gva, Hpa>> lent;
-  std::vector<Event> events;  // delivered
+  std::vector<std::pair<Hpa, std::uint64_t>> changes;  // of contents; by one thread at a time
+  std::vector<Event> events;                           // delivered
   Event event;
   bool event_queued = false;
   bool window_wanted = false;

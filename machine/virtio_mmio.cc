@@ -190,18 +190,15 @@ void VirtioMmio::Reset() {
 void VirtioMmio::Process(unsigned index) {
   if (!in_use_) return;
   Virtqueue& queue = queues_[index];
-  bool completed = false, may_have_written = false;
+  bool completed = false;
   for (unsigned count = 0; count < queue.size; ++count) {
     const std::optional<DescriptorChain> chain = queue.Peek(memory_);
     if (!chain.has_value()) break;
     const std::optional<std::uint32_t> written = function_.Handle(index, *chain, memory_);
     if (!written.has_value()) break;
-    may_have_written = may_have_written || !chain->writable.empty();
     queue.Complete(memory_, *chain, *written);
     completed = true;
   }
-  // What was written may be code, which the driver may execute once it sees the index.
-  if (may_have_written) memory_.DataWritten();
   if (completed) queue.Publish(memory_);
   if (queue.broken()) {
     status_ |= kNeedsReset;

@@ -4,6 +4,7 @@ module;
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 #include <absl/strings/str_join.h>
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -133,17 +134,16 @@ struct Vm::Impl final : public TlbFlusher,
     for (auto& vcpu : vcpus) vcpu->WaitOutOfGuest();
   }
 
-  // After the host changed memory that the guest may have executed.
-  void FlushContents() {
+  // Makes them ask for memory again, then waits for those that have just asked.
+  void ForgetMemory() override {
     for (auto& vcpu : vcpus) vcpu->RequestContentsFlush();
     for (auto& vcpu : vcpus) vcpu->WaitOutOfGuest();
-  }
-
-  // The first makes them ask for memory again, the second waits for those that have just asked.
-  void ForgetMemory() override {
-    FlushContents();
     for (auto& vcpu : vcpus) vcpu->WaitOutOfExit();
   }
+
+  // After bytes of memory were written by somebody else than the guest: what was made from them is
+  // used no more, be it SPTEs or decoded code.
+  void ContentsChanged(Gpa gpa, std::uint64_t bytes);
 
   // -- memory as devices see it
 
@@ -155,10 +155,9 @@ struct Vm::Impl final : public TlbFlusher,
   bool Write(Gpa gpa, std::span<const std::byte> bytes) override {
     if (!DeviceMay(Rights(Rights::kWrite), gpa, bytes.size())) return false;
     if (!memory.slots().Write(gpa, bytes).ok()) return false;
-    mmu->MemoryWritten(gpa, bytes.size());
+    ContentsChanged(gpa, bytes.size());
     return true;
   }
-  void DataWritten() override { FlushContents(); }
   bool DeviceMay(Rights rights, Gpa gpa, std::uint64_t bytes) const;
 
   void DebugExit(std::uint32_t value) override {
@@ -401,10 +400,24 @@ absl::Status Vm::ReadMemory(Gpa gpa, std::span<std::byte> bytes) const {
 
 absl::Status Vm::WriteMemory(Gpa gpa, std::span<const std::byte> bytes) {
   if (absl::Status status = impl_->memory.Write(gpa, bytes); !status.ok()) return status;
-  // Processors may hold translations and decoded code that came from these bytes.
-  impl_->mmu->MemoryWritten(gpa, bytes.size());
-  impl_->FlushContents();
+  impl_->ContentsChanged(gpa, bytes.size());
   return absl::OkStatus();
+}
+
+void Vm::Impl::ContentsChanged(Gpa gpa, std::uint64_t bytes) {
+  mmu->MemoryWritten(gpa, bytes);
+  bool known = false;
+  for (std::uint64_t done = 0; done < bytes;) {
+    const Gpa at(gpa.bits() + done);
+    const std::uint64_t piece = std::min(kPageBytes - at.bits() % kPageBytes, bytes - done);
+    done += piece;
+    const MemorySlot* slot = memory.slots().Find(GfnOf(at));
+    if (slot == nullptr) continue;  // removed meanwhile
+    const Hpa host(reinterpret_cast<std::uint64_t>(slot->HostOf(at)));
+    for (auto& vcpu : vcpus) known = vcpu->processor().ContentsChanged(host, piece) || known;
+  }
+  if (!known) return;
+  for (auto& vcpu : vcpus) vcpu->WaitOutOfGuest();
 }
 
 std::vector<MemorySlot> Vm::MemorySlots() const { return impl_->memory.slots().Slots(); }

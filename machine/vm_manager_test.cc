@@ -60,8 +60,10 @@ class VmTest : public testing::Test {
     parts.make_processor =
         [this](const ProcessorRequest& request) -> absl::StatusOr<std::unique_ptr<Processor>> {
       if (!request.cpu_features.empty()) return absl::InvalidArgumentError("no such feature");
-      return std::make_unique<FakeProcessor>(
+      auto processor = std::make_unique<FakeProcessor>(
           [this](FakeProcessor& p, std::uint64_t b) { return program_(p, b); });
+      processors_.push_back(processor.get());
+      return processor;
     };
     manager_ = std::make_unique<VmManager>(registry_, parts, std::uint64_t{1} << 30);
   }
@@ -80,6 +82,7 @@ class VmTest : public testing::Test {
 
   PluginRegistry registry_;
   FakeProcessor::Program program_ = [](FakeProcessor&, std::uint64_t) { return Exit{}; };
+  std::vector<FakeProcessor*> processors_;  // of all VMs
   std::unique_ptr<VmManager> manager_;
 };
 
@@ -253,6 +256,24 @@ TEST_F(VmTest, FaultsBuildSptesThatCanBeSeen) {
   EXPECT_GE(vm->ShadowPages(0, 100).size(), 2u);
   EXPECT_EQ((*vm->ShadowMmus(0))[0].format_name, "acme-tdp");
   EXPECT_EQ(vm->Roots(0, "x").status().code(), absl::StatusCode::kNotFound);
+}
+
+// Nothing else is forgotten.
+TEST_F(VmTest, TellsProcessorsWhichBytesWereWritten) {
+  program_ = [](FakeProcessor&, std::uint64_t) { return PortWrite(0xf4, 0); };
+  VmConfig config = Config();
+  config.cpu_count = 2;
+  const auto vm = Make(config);
+  const std::array<std::byte, 4> data = {};
+  ASSERT_TRUE(vm->WriteMemory(Gpa(0x1ffe), data).ok());
+  const auto host = reinterpret_cast<std::uint64_t>(vm->MemorySlots()[0].host);
+  const std::vector<std::pair<Hpa, std::uint64_t>> expected = {{Hpa(host + 0x1ffe), 2},
+                                                               {Hpa(host + 0x2000), 2}};
+  ASSERT_EQ(processors_.size(), 2u);
+  for (const FakeProcessor* processor : processors_) EXPECT_EQ(processor->changes, expected);
+  ASSERT_TRUE(vm->Start().ok());
+  ASSERT_TRUE(vm->WaitUntilStopped(milliseconds(60'000)));
+  for (const FakeProcessor* processor : processors_) EXPECT_EQ(processor->flushes, 0u);
 }
 
 TEST_F(VmTest, ConsoleInputIsBounded) {
