@@ -24,6 +24,8 @@ bool SameQuestion(const BusAccess& one, const BusAccess& other) {
   if (one.kind != other.kind || one.bytes != other.bytes || one.address != other.address) {
     return false;
   }
+  // A walk asks whether it may update an entry; the answer is a value.
+  if (one.kind == BusAccess::Kind::kMmioWrite && one.bytes == 0) return true;
   switch (one.kind) {
     case BusAccess::Kind::kMmioWrite:
     case BusAccess::Kind::kPortOut:

@@ -73,15 +73,15 @@ class ThroughSecondStage {
  public:
   static constexpr bool kUpdates = true;
 
-  ThroughSecondStage(Core& core, bool paging) : core_(core), paging_(paging) {}
+  ThroughSecondStage(Core& core, bool paging, std::uint64_t linear)
+      : core_(core), paging_(paging), linear_(linear) {}
 
   TableEntry Find(OutputAddress at) {
     const Access access = Access::Read(Privilege::kUser);
     Translation found;
     if (core_.tables.tables_are_written) {
       if (Translate(at, Access::Write(Privilege::kUser), found)) return EntryAt(found);
-      // Where no memory is there is nothing to write, and the question is another.
-      if (!fault_.malformed && !MayUpdate(at)) return {.refusal = WalkFault::Kind::kSecondStage};
+      if (!MayUpdate(at)) return {.refusal = WalkFault::Kind::kSecondStage};
     }
     if (!Translate(at, access, found)) {
       // Where no memory is, the entry is whatever a device or the empty bus answers.
@@ -110,16 +110,18 @@ class ThroughSecondStage {
     if (Translate(translation.output, asked, final_)) return true;
     fault_.stage = Stage::kFinal;
     fault_.guest_rights = translation.rights;
-    if (!fault_.malformed) return false;
-    // A device's page is translated like any other: A and D are set before the access is made.
-    device_ = fault_;
+    const bool lent =
+        (access.is_write() || access.is_shadow_stack()) && core_.replay.Lent(linear_) != nullptr;
+    if (!fault_.malformed && !lent) return false;
+    // Translated like any other page: A and D are set before the access is made.
+    elsewhere_ = fault_;
     return true;
   }
 
   const Translation& final_stage() const { return final_; }
   const TableFault& fault() const { return fault_; }
-  // The fault by which the outside learns of the device that a successful walk has led to.
-  const std::optional<TableFault>& device() const { return device_; }
+  // The fault that a successful walk has led to, which is a device's or of a page that was lent.
+  const std::optional<TableFault>& elsewhere() const { return elsewhere_; }
   Privilege final_privilege() const { return privilege_; }
 
  private:
@@ -168,10 +170,11 @@ class ThroughSecondStage {
   }
 
   Core& core_;
-  bool paging_;
+  const bool paging_;
+  const std::uint64_t linear_;
   Translation final_;
   TableFault fault_;
-  std::optional<TableFault> device_;
+  std::optional<TableFault> elsewhere_;
   std::uint64_t answered_entry_ = 0;
   Privilege privilege_ = Privilege::kUser;
 };
@@ -193,7 +196,7 @@ WalkResult WalkByPdptesInMemory(PagingState paging, const PageFormat& guest, Inp
 bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& page) {
   const PagingState& paging = core.paging;
   const PageFormat& guest = core.guest_format;
-  ThroughSecondStage space(core, paging.paging());
+  ThroughSecondStage space(core, paging.paging(), linear);
   const bool reads_pdpte =
       core.guest.nested && core.guest.nested->pdptes_in_memory && paging.mode() == PagingMode::kPae;
   const WalkResult result =
@@ -202,8 +205,8 @@ bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& pa
   if (!result && result.fault().kind != WalkFault::Kind::kSecondStage) {
     return core.RaisePageFault(linear, result.fault().code);
   }
-  if (!result || space.device()) {
-    TableFault fault = result ? *space.device() : space.fault();
+  if (!result || space.elsewhere()) {
+    TableFault fault = result ? *space.elsewhere() : space.fault();
     fault.made = access;
     fault.linear = Gva(linear);
     fault.linear_valid = true;

@@ -306,6 +306,24 @@ void GuestTables() {
   }
 }
 
+// A walk that reads its tables from a device meets what nested tables refuse all the same, also
+// where the device is known.
+void TablesInDevice() {
+  constexpr uint64_t kDevice = 0xdfff'f000;
+  SetPointer(true);
+  uint64_t& entry = Entry(kProbedGpa, 1);
+  const uint64_t was = entry;
+  entry = kDevice | kRead | kExecute | (split ? kUserExecute : 0) | kWriteBack;
+  bool ok = Run(guest_read, kLinear) == kVmcall;
+  Write(0x6802, kProbedGpa);
+  ok = ok && Run(guest_read, kLinear) == kViolation && Read(0x2400) == kProbedGpa;
+  ok =
+      ok && (Read(0x6400) & kChecked) == (3 | kOfTable | 1u << 3 | 1u << 5 | (split ? 1u << 6 : 0));
+  Write(0x6802, own->root());
+  entry = was;
+  Check("tables in a device", ok);
+}
+
 void AccessedAndDirty() {
   SetPointer(true);
   uint64_t& leaf = Entry(kProbedGpa, 1);
@@ -314,6 +332,11 @@ void AccessedAndDirty() {
   ok = ok && (leaf & kEptDirty) == 0 && (Entry(kProbedGpa, 4) & kEptAccessed) != 0;
   ok = ok && Run(guest_write, kLinear + 8) == kVmcall && (leaf & kEptDirty) != 0;
   Check("A and D", ok);
+
+  own->Entry(ept_root, 2) &= ~(kAccessed | kDirty);
+  ok = Run(guest_write, ept_root + 0xff8) == kVmcall;
+  Check("A and D of the guest's, for a write to EPT",
+        ok && (own->Entry(ept_root, 2) & (kAccessed | kDirty)) == (kAccessed | kDirty));
 
   // [intel/vol3] "Page-Modification Logging"
   Write(0x401e, Read(0x401e) | kSecondaryLog);
@@ -363,6 +386,7 @@ extern "C" void GuestMain(const guest::MultibootInfo* info) {
     ReservedBits();
   }
   GuestTables();
+  TablesInDevice();
   AccessedAndDirty();
   if (const uint64_t count = NumberOf(*info, "switches", 0); count != 0) Switches(count);
   Print(wrong ? "something is wrong\n" : "all is well\n");

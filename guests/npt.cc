@@ -41,8 +41,9 @@ constexpr uint64_t kGlobal = 1u << 8;  // reserved in the upper tables of AMD's 
 constexpr uint64_t kEferSvme = 1u << 12;
 constexpr uint64_t kExitPageFault = 0x4e, kExitVmmcall = 0x81, kExitNested = 0x400;
 
-PageTables* nested;  // what the hypervisor gives the guest as its memory
-PageTables* own;     // the guest's own
+PageTables* nested;   // what the hypervisor gives the guest as its memory
+PageTables* own;      // the guest's own
+uint64_t guest_root;  // its CR3
 bool wrong = false;
 
 template <typename T>
@@ -69,7 +70,7 @@ void Describe(const char* code, bool execute_trap) {
   SetSegment(0x420, 0xc93);  // SS
   Field<uint64_t>(0x4d0) = ReadMsr(kMsrEfer) | kEferSvme;
   Field<uint64_t>(0x548) = ReadCr4();
-  Field<uint64_t>(0x550) = own->root();
+  Field<uint64_t>(0x550) = guest_root;
   Field<uint64_t>(0x558) = ReadCr0();
   Field<uint64_t>(0x560) = 0x400;        // DR7
   Field<uint64_t>(0x568) = 0xffff'0ff0;  // DR6
@@ -185,6 +186,20 @@ void GuestTables() {
   }
 }
 
+// Entries that the hypervisor's processor watches, used and written by the guest's walks.
+void SharedTables() {
+  guest_root = nested->root();
+  nested->Entry(kProbed, 1) &= ~(kAccessed | kDirty);
+  Expect("nested tables as the guest's own", guest_write, kProbed + 8, kExitVmmcall, 0, 0);
+  Check("  A and D", (nested->Entry(kProbed, 1) & (kAccessed | kDirty)) == (kAccessed | kDirty));
+  Expect("  fetch", guest_fetch, kProbed, kExitVmmcall, 0, 0);
+  guest_root = own->root();
+  own->Entry(nested->root(), 2) &= ~(kAccessed | kDirty);
+  Expect("write to a nested table", guest_write, nested->root() + 0xff8, kExitVmmcall, 0, 0);
+  Check("  A and D of the guest's entry",
+        (own->Entry(nested->root(), 2) & (kAccessed | kDirty)) == (kAccessed | kDirty));
+}
+
 void LargePages() {
   const uint64_t at = 40 * kMiB + 0x3000;
   Expect("large page, write", guest_write, at, kExitVmmcall, 0, 0);
@@ -232,11 +247,13 @@ extern "C" void GuestMain(const guest::MultibootInfo* info) {
   PageTables nested_tables(4 * kMiB, 6 * kMiB), own_tables(6 * kMiB, 8 * kMiB);
   nested = &nested_tables;
   own = &own_tables;
+  guest_root = own->root();
   BuildTables();
   WriteMsr(kMsrEfer, ReadMsr(kMsrEfer) | kEferSvme | kEferNxe);
   WriteMsr(0xc001'0117, kSaveArea);
   FinalAddresses();
   GuestTables();
+  SharedTables();
   LargePages();
   if ((Cpuid(0x8000'000a).edx >> 17 & 1) != 0) ExecuteTrap();
   if (const uint64_t count = NumberOf(*info, "switches", 0); count != 0) Switches(count);

@@ -72,14 +72,14 @@ std::optional<VmExit> Vcpu::RunSlice(std::uint64_t now_ns) {
     exit_epoch_.notify_all();
     if (ending.has_value()) return ending;
     const std::uint64_t used = processor_->progress() - before + kInstructionsPerExit;
-    if (needs_turn_ || lent_count_ != 0 || used >= budget) return std::nullopt;
+    if (needs_turn_ || lends() || used >= budget) return std::nullopt;
     budget -= used;
   }
 }
 
 // How many instructions the guest may execute before somebody looks up.
 std::uint64_t Vcpu::SliceAt(std::uint64_t now_ns) const {
-  if (lent_count_ != 0) return 1;
+  if (lends()) return 1;
   // To the end of a block: an IRET that unblocks NMIs is one, and what makes INIT be heard.
   if (nmis_pending_ != 0 || init_pending_) return 1;
   const std::uint64_t deadline = NextDeadline();
@@ -248,7 +248,7 @@ Exit Vcpu::RunGuest(std::uint64_t budget) {
   const Exit exit = processor_->Run(budget);
   LeaveGuest();
   for (const Gpa page : processor_->TakeDirectWrites()) root_mmu_->GuestWrote(page, kPageBytes);
-  if (lent_count_ != 0) TellOfProtectedWrites();
+  if (lends()) TellOfProtectedWrites();
   return exit;
 }
 

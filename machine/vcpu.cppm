@@ -9,6 +9,7 @@ module;
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <vector>
 export module pagesaw.machine.vcpu;
 
 import pagesaw.core.access;
@@ -106,6 +107,13 @@ class Vcpu {
 
  private:
   using Ending = std::optional<VmExit>;
+  // A word with entries of the guest's own tables, as it was last seen, that the processor may be
+  // updating though no SPTE lets it.
+  struct LentWord {
+    Gpa gpa = {};
+    Hpa host = {};
+    std::uint64_t value = 0;
+  };
 
   std::uint64_t NextDeadline() const;
   void PollTimers(std::uint64_t now_ns);
@@ -135,7 +143,11 @@ class Vcpu {
   void ChooseMmu();
   bool nested() const { return active_mmu_ != root_mmu_.get(); }
   Ending HandleProtectedWrite(const TableFault& fault, const FaultResolution& resolution);
+  void LendPage(const TableFault& fault, const FaultResolution& resolution);
+  void LendWord(const FaultResolution& resolution);
+  bool lends() const { return lent_count_ != 0 || !lent_words_.empty(); }
   void TellOfProtectedWrites();
+  void TellIfWritten(LentWord& word);
   bool ReadMemory(BusAccess& access) const;
   Ending HandleDeviceFault(const TableFault& fault, Gpa gpa);
   Ending NoteFruitless(const TableFault& fault);
@@ -170,6 +182,7 @@ class Vcpu {
   // Pages that the processor may be writing for the instruction at hand, though no SPTE lets it.
   std::array<Gpa, 4> lent_pages_ = {};
   unsigned lent_count_ = 0;
+  std::vector<LentWord> lent_words_;
   std::uint64_t lent_retired_ = 0;
   bool needs_turn_ = false;  // the exit at hand may concern more than the shadow MMU
 

@@ -37,6 +37,11 @@ MmuFault MmuFaultOf(const TableFault& fault) {
           .linear = fault.linear};
 }
 
+std::uint64_t LoadWord(Hpa host) {
+  return std::atomic_ref(*reinterpret_cast<std::uint64_t*>(host.bits()))
+      .load(std::memory_order_acquire);
+}
+
 // What `found`, met by a walk of nested tables for `fault`, is to the hypervisor.
 NestedFault NestedFaultOf(const TableFault& fault, const FaultResolution& resolution) {
   using Kind = WalkFault::Kind;
@@ -229,22 +234,49 @@ std::optional<VmExit> Vcpu::HandleProtectedWrite(const TableFault& fault,
     BusAccess access = fault.bus;
     access.value = 1;
     processor_->CompleteBus(access);
+    LendWord(resolution);
   } else {
-    processor_->LendPage(fault.linear, resolution.host);
+    LendPage(fault, resolution);
   }
+  lent_retired_ = processor_->instructions_retired();
+  return NoteFruitless(fault);
+}
+
+void Vcpu::LendPage(const TableFault& fault, const FaultResolution& resolution) {
+  processor_->LendPage(fault.linear, resolution.host);
   if (lent_count_ == lent_pages_.size()) {
     std::move(lent_pages_.begin() + 1, lent_pages_.end(), lent_pages_.begin());
     --lent_count_;
   }
   lent_pages_[lent_count_++] = AlignDown(resolution.gpa, Level::kPt);
-  lent_retired_ = processor_->instructions_retired();
-  return NoteFruitless(fault);
+}
+
+// A walk updates an entry at most once, and most that could be updated are not: to tell of all of
+// them each time would take away what the walk goes by.
+void Vcpu::LendWord(const FaultResolution& resolution) {
+  const Gpa gpa(resolution.gpa.bits() & ~std::uint64_t{7});
+  const Hpa host(resolution.host.bits() & ~std::uint64_t{7});
+  const auto same = [gpa](const LentWord& word) { return word.gpa == gpa; };
+  if (std::any_of(lent_words_.begin(), lent_words_.end(), same)) return;
+  lent_words_.push_back({.gpa = gpa, .host = host, .value = LoadWord(host)});
 }
 
 void Vcpu::TellOfProtectedWrites() {
   for (unsigned i = 0; i < lent_count_; ++i) root_mmu_->GuestWrote(lent_pages_[i], kPageBytes);
+  for (LentWord& word : lent_words_) TellIfWritten(word);
   // Until the instruction is done it may write again.
-  if (processor_->instructions_retired() != lent_retired_) lent_count_ = 0;
+  if (processor_->instructions_retired() == lent_retired_) return;
+  lent_count_ = 0;
+  lent_words_.clear();
+}
+
+// Of the half that was written, if it is one: entries may be of 4 bytes.
+void Vcpu::TellIfWritten(LentWord& word) {
+  const std::uint64_t now = LoadWord(word.host);
+  const std::uint64_t changed = now ^ std::exchange(word.value, now);
+  if (changed == 0) return;
+  const bool low = static_cast<std::uint32_t>(changed) != 0, high = changed >> 32 != 0;
+  root_mmu_->GuestWrote(Gpa(word.gpa.bits() + (low ? 0 : 4)), low && high ? 8 : 4);
 }
 
 // Answers a read of guest-physical memory, if there is any.

@@ -76,12 +76,14 @@ class FakeMmu final : public ShadowMmu {
 
   void NestedPagingChanged(const NestedPaging& nested) override { walked.push_back(nested.root); }
   void InvalidateNested(const NestedInvalidation& gone) override { invalidated.push_back(gone); }
+  void GuestWrote(Gpa gpa, std::uint64_t bytes) override { written.emplace_back(gpa, bytes); }
 
   mutable bool obsolete = false;
   FaultResolution answer;
   std::vector<MmuFault> faults;
   std::vector<Gpa> walked;
   std::vector<NestedInvalidation> invalidated;
+  std::vector<std::pair<Gpa, std::uint64_t>> written;
 
  private:
   PageFormat format_;
@@ -508,17 +510,28 @@ TEST_F(VcpuTest, NestedPagingIsLeftBeforeItIsTold) {
   EXPECT_GE(step, 4u);
 }
 
-// A and D of a guest's own tables: there is no linear address to lend a page for.
+// A and D of a guest's own tables: there is no linear address to lend a page for. The MMU hears of
+// words that have changed, once, and of what has changed in them.
 TEST_F(VcpuTest, ATableThatIsWatchedMayBeWrittenByItsWalk) {
+  std::uint64_t words[2] = {0x2007, 0x3007};
   Exit exit = Fault(0x1008, Access::Write(Privilege::kUser),
                     {.kind = BusAccess::Kind::kMmioWrite, .address = 0x1008});
   exit.fault.stage = Stage::kTable;
-  Exits(exit);
   mmu_->answer.outcome = FaultOutcome::kWriteProtected;
-  EXPECT_FALSE(vcpu_->Step(0).has_value());
+  mmu_->answer.host = Hpa(reinterpret_cast<std::uintptr_t>(&words[1]));
+  unsigned runs = 0;
+  program_ = [&](FakeProcessor& processor, std::uint64_t) {
+    if (++runs == 2) words[1] |= 0x20;
+    if (runs == 4) words[1] |= std::uint64_t{0x20} << 32;
+    if (runs > 4) processor.retired = 1;
+    return runs > 5 ? Exit{.reason = ExitReason::kRequested} : exit;
+  };
+  while (runs < 6) ASSERT_FALSE(vcpu_->Step(0).has_value());
   EXPECT_TRUE(processor_->lent.empty());
   ASSERT_FALSE(processor_->answers.empty());
   EXPECT_EQ(processor_->answers[0].value, 1u);
+  using Written = std::vector<std::pair<Gpa, std::uint64_t>>;
+  EXPECT_EQ(mmu_->written, (Written{{Gpa(0x1008), 4}, {Gpa(0x100c), 4}}));
 }
 
 // A vCPU whose time is that of its instructions: a run executes as many as it may.
