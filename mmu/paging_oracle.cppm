@@ -265,10 +265,15 @@ constexpr EptVerdict Translate(const Ept& ept, std::uint64_t root, std::uint64_t
 
 // -- the second stage of AMD's processors
 
+// Nested tables look as those of the hypervisor's own mode do; its registers, by name.
 struct NestedPaging {
-  unsigned levels = 4;
+  unsigned levels = 4;  // 2: 32-bit paging; 3: PAE, whose PDPTEs lie in memory; 4; 5
   unsigned maxphyaddr = 46;
   bool guest_mode_execute_trap = false;
+  bool nxe = true;
+  bool smep = false;  // nothing is refused by it, but fetches are reported
+  bool pse = true;
+  bool pages_1g = true;
 };
 
 // Whether nested tables whose entries together say `page` refuse an access. Without guest mode
@@ -284,31 +289,44 @@ constexpr bool NestedRightsRefuse(const NestedPaging& nested, const Page& page,
   return access.write && !page.writable;
 }
 
-// `code` has bits P, RW, US, RSVD and ID as EXITINFO1 has them.
-// [amd/vol2] "Nested versus Guest Page Faults, Fault Ordering"
+// `code` has bits P, RW, US, RSVD and ID as EXITINFO1 has them. `read(address, bytes)` gives the
+// entry at a physical address. [amd/vol2] "Nested versus Guest Page Faults, Fault Ordering"
 template <typename Read>
 constexpr Verdict Translate(const NestedPaging& nested, std::uint64_t root, std::uint64_t address,
                             const Access& access, Read read) {
-  const Processor tables = {
-      .levels = nested.levels, .maxphyaddr = nested.maxphyaddr, .root_bit8_mbz = true};
+  const Processor tables = {.levels = nested.levels,
+                            .maxphyaddr = nested.maxphyaddr,
+                            .pse = nested.pse,
+                            .nxe = nested.nxe,
+                            .pages_1g = nested.pages_1g,
+                            .root_bit8_mbz = true};
+  const bool no_execute = nested.levels > 2 && nested.nxe;
   const bool user = access.user || !nested.guest_mode_execute_trap;
-  const std::uint32_t asked = (access.write ? 2u : 0) | (user ? 4u : 0) | (access.fetch ? 16u : 0);
-  if (address >> (12 + 9 * nested.levels) != 0) {
+  const std::uint32_t asked = (access.write ? 2u : 0) | (user ? 4u : 0) |
+                              (access.fetch && (no_execute || nested.smep) ? 16u : 0);
+  if (address >> (nested.levels < 4 ? 32 : 12 + 9 * nested.levels) != 0) {
     return {.fault = true, .code = asked, .level = nested.levels};
   }
+  const unsigned entry_bytes = nested.levels == 2 ? 4 : 8;
+  const unsigned index_bits = nested.levels == 2 ? 10 : 9;
   std::uint64_t table = root;
   Page page;
   for (unsigned level = nested.levels;; --level) {
-    const unsigned shift = 12 + 9 * (level - 1);
-    const std::uint64_t entry = read(table + (address >> shift & 511) * 8);
+    const unsigned shift = 12 + index_bits * (level - 1);
+    const std::uint64_t index = address >> shift & ((1u << index_bits) - 1);
+    const std::uint64_t entry = read(table + index * entry_bytes, entry_bytes);
     if ((entry & 1) == 0) return {.fault = true, .code = asked, .level = level};
     if (HasReservedBit(tables, level, entry)) {
       return {.fault = true, .code = asked | 1 | 8, .level = level};
     }
-    page.writable = page.writable && (entry >> 1 & 1) != 0;
-    page.user = page.user && (entry >> 2 & 1) != 0;
-    page.execute_disabled = page.execute_disabled || (entry >> 63 & 1) != 0;
-    if (level > 1 && (entry >> 7 & 1) == 0) {
+    const bool is_pdpte = nested.levels == 3 && level == 3;  // grants everything
+    page.writable = page.writable && (is_pdpte || (entry >> 1 & 1) != 0);
+    page.user = page.user && (is_pdpte || (entry >> 2 & 1) != 0);
+    page.execute_disabled =
+        page.execute_disabled || (no_execute && !is_pdpte && (entry >> 63 & 1) != 0);
+    const bool may_be_large =
+        level == 3 ? nested.levels > 3 : level == 2 && (nested.levels > 2 || nested.pse);
+    if (level > 1 && !(may_be_large && (entry >> 7 & 1) != 0)) {
       table = entry & 0x000f'ffff'ffff'f000;
       continue;
     }
@@ -316,8 +334,10 @@ constexpr Verdict Translate(const NestedPaging& nested, std::uint64_t root, std:
       return {.fault = true, .code = asked | 1, .level = level};
     }
     const std::uint64_t offset_mask = (std::uint64_t{1} << shift) - 1;
-    return {.level = level,
-            .physical = (entry & 0x000f'ffff'ffff'f000 & ~offset_mask) | (address & offset_mask)};
+    std::uint64_t frame = entry & 0x000f'ffff'ffff'f000 & ~offset_mask;
+    // PSE-36: bits 20:13 of the entry are bits 39:32 of the address.
+    if (nested.levels == 2 && level == 2) frame |= (entry >> 13 & 0xff) << 32;
+    return {.level = level, .physical = frame | (address & offset_mask)};
   }
 }
 

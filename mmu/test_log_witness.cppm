@@ -87,10 +87,10 @@ class LogWitness {
     return known_dirty_.contains(page);
   }
   bool HasDirtySpte(std::uint64_t page) const {
-    const SpteCodec& codec = pages_.codec();
     const Hpa host(reinterpret_cast<std::uintptr_t>(HostOf(page)));
     for (const ShadowPageInfo& info : pages_.List(0, ~std::size_t{0})) {
       if (info.role.level != Level::kPt) continue;
+      const SpteCodec& codec = pages_.CodecOf(info.role);
       const std::span sptes(reinterpret_cast<const std::uint64_t*>(info.table.bits()),
                             kSptesPerPage);
       for (const std::uint64_t& at : sptes) {

@@ -277,7 +277,7 @@ testing::AssertionResult AgreesWithNpt(const oracle::NestedPaging& nested, const
   const oracle::Verdict want = oracle::Translate(
       nested, tables.root(), tables.address(),
       {.write = IsWrite(access), .fetch = IsFetch(access), .user = IsUser(access)},
-      [&](std::uint64_t at) { return tables.Read(at); });
+      [&](std::uint64_t at, unsigned) { return tables.Read(at); });
   if (tables.TakeLeft()) return testing::AssertionSuccess();
   const WalkResult got = Walk(format, tables, access);
   const auto refuse = [&](const char* what) {

@@ -58,7 +58,13 @@ RandomVm::RandomVm(unsigned kind, unsigned vcpu_count, Choices& choices)
   memory_.AddSlot(Gpa(kReadOnlyBase), 1u << 20, true);
   cpus_.resize(vcpu_count);
   for (Cpu& cpu : cpus_) {
-    cpu.cpu = std::make_unique<VirtualCpu>(model_, memory_, pages_, shadows() ? &tables_ : nullptr);
+    cpu.cpu = std::make_unique<VirtualCpu>(VirtualCpu::Machine{
+        .model = model_,
+        .memory = memory_,
+        .pages = pages_,
+        .tables = shadows() ? &tables_ : nullptr,
+        .two_stages = !shadows(),
+    });
   }
   current_ = &cpus_.front();
   // All at once, so that a fuzzer's bytes are left for what happens then.

@@ -22,12 +22,13 @@ import pagesaw.mmu.paging_oracle;
 import pagesaw.mmu.shadow_pages;
 import pagesaw.mmu.test_memory;
 import pagesaw.tests.mmu.choices;
+import pagesaw.tests.mmu.differential_vm;
 import pagesaw.tests.mmu.entry_history;
 import pagesaw.tests.mmu.virtual_cpu;
 
 export namespace pagesaw {
 
-class RandomVm final : private TlbFlusher {
+class RandomVm final : public DifferentialVm, private TlbFlusher {
  public:
   // The kinds of table that the processors believe in: shadows of the guest's own, or a second
   // stage.
@@ -38,16 +39,9 @@ class RandomVm final : private TlbFlusher {
   RandomVm(unsigned kind, unsigned vcpu_count, Choices& choices);
   ~RandomVm() override;
 
-  // One random step of one vCPU or of the host. A complaint, or nothing.
-  std::optional<std::string> Step();
-  // Looks at every SPTE that some vCPU may use now: none may allow what the guest's tables do not.
-  std::optional<std::string> CheckAllSptes() const;
-
-  // The registers of the vCPU that made the last step.
-  std::string Describe() const;
-  std::uint64_t accesses() const { return accesses_; }
-  // Accesses that might have ended in too many ways to list them.
-  std::uint64_t unchecked() const { return unchecked_; }
+  std::optional<std::string> Step() override;
+  std::optional<std::string> CheckAllSptes() const override;
+  std::string Describe() const override;
 
  private:
   // A vCPU, and since when it can use nothing older than what tables say now.
@@ -121,8 +115,6 @@ class RandomVm final : private TlbFlusher {
   bool ordered_ = false;                      // tables of the lowest level are those alone
   unsigned slot_state_ = 0;
   bool ending_ = false;  // vCPUs are going
-  std::uint64_t accesses_ = 0;
-  std::uint64_t unchecked_ = 0;
 };
 
 }  // namespace pagesaw

@@ -7,6 +7,7 @@ module;
 #include <utility>
 module pagesaw.tests.mmu.virtual_cpu;
 
+import pagesaw.core.page_walker;
 import pagesaw.cpu.control_registers;
 import pagesaw.cpu.hardware_walk;
 import pagesaw.cpu.memory;
@@ -20,10 +21,11 @@ constexpr std::uint64_t kPageMask = 0xfff;
 // An access faults a few times at each level before it comes through.
 constexpr unsigned kTries = 64;
 
-std::unique_ptr<ShadowMmu> MakeMmu(ShadowPages& pages, const GuestMemory& memory,
-                                   const GuestTables* tables, CpuWalker& walker) {
-  if (tables != nullptr) return ShadowingMmu::Make(pages, memory, *tables, walker);
-  return DirectMmu::Make(pages, memory, walker, Level::kPml4);
+std::unique_ptr<ShadowMmu> MakeRootMmu(const VirtualCpu::Machine& machine, CpuWalker& walker) {
+  if (machine.two_stages) {
+    return DirectMmu::Make(machine.pages, machine.memory, walker, Level::kPml4);
+  }
+  return ShadowingMmu::Make(machine.pages, machine.memory, *machine.tables, walker);
 }
 
 }  // namespace
@@ -36,17 +38,22 @@ Access AccessOf(Asked asked) {
   return asked.by == Asked::By::kSupervisorWithAc ? access.WithSmapWaived() : access;
 }
 
-VirtualCpu::VirtualCpu(const cpu::CpuModel& model, const GuestMemory& memory, ShadowPages& pages,
-                       const GuestTables* tables)
-    : memory_(memory),
-      model_(model),
+VirtualCpu::VirtualCpu(const Machine& machine)
+    : memory_(machine.memory),
+      two_stages_(machine.two_stages),
+      model_(machine.model),
       core_(std::make_unique<cpu::Core>()),
-      walker_(memory),
-      mmu_(MakeMmu(pages, memory, tables, walker_)) {
+      walker_(memory_, &machine.pages.dirty_logs(), machine.attributes),
+      tdp_walker_(memory_, &machine.pages.dirty_logs(), machine.attributes, machine.log_dirty),
+      mmu_(MakeRootMmu(machine, walker_)),
+      active_(mmu_.get()) {
+  if (machine.log_dirty) {
+    guest_mmu_ = ShadowingMmu::MakeNested(machine.pages, memory_, *machine.tables, tdp_walker_);
+  }
   core_->model = &model_;
   core_->code = this;
   core_->cr0 = kCr0Pe;
-  core_->tables.second_stage = tables == nullptr;
+  core_->tables.second_stage = two_stages_;
   PagingHasChanged();
 }
 
@@ -58,12 +65,13 @@ void VirtualCpu::Flush() {
 }
 
 void VirtualCpu::EnterGuest() {
-  while (!std::exchange(tables_set_, true) || mmu_->roots_obsolete()) {
-    const ShadowRoot root = mmu_->Root();
-    core_->tables = {.format = &mmu_->format(),
+  while (!std::exchange(tables_set_, true) || active_->roots_obsolete()) {
+    const ShadowRoot root = active_->Root();
+    core_->tables = {.format = &active_->format(),
                      .root = root.table,
                      .level = root.level,
-                     .second_stage = core_->tables.second_stage};
+                     .second_stage = two_stages_ || nested(),
+                     .tables_are_written = nested() && core_->guest.nested->tables_are_written};
     core_->second_stage_tlb.Flush();
     core_->UpdatePaging();
   }
@@ -74,7 +82,7 @@ void VirtualCpu::PagingHasChanged(const Invalidation& invalidation) {
   core_->segments[kCs].attributes = core_->long_mode() ? 0xa09b : 0xc09b;
   core_->UpdateMode();
   walker_.Reset(core_->Paging());
-  if (core_->tables.second_stage) return;
+  if (two_stages_ || nested()) return;
   mmu_->PagingChanged(core_->Paging(), invalidation);
   tables_set_ = false;
 }
@@ -93,16 +101,17 @@ void VirtualCpu::BecomePrivileged(Asked::By by) {
 Outcome VirtualCpu::Resolve(std::uint64_t linear, bool& again) {
   const TableFault& fault = core_->exit.fault;
   walker_.Reset(core_->Paging());  // protection keys change without an exit
-  const FaultResolution resolution = mmu_->HandleFault({.address = fault.address,
-                                                        .access = fault.access,
-                                                        .stage = fault.stage,
-                                                        .malformed = fault.malformed,
-                                                        .present = fault.present,
-                                                        .linear = Gva(linear)});
+  const FaultResolution resolution = active_->HandleFault({.address = fault.address,
+                                                           .access = fault.access,
+                                                           .stage = fault.stage,
+                                                           .malformed = fault.malformed,
+                                                           .present = fault.present,
+                                                           .linear = Gva(linear)});
   again = true;
   switch (resolution.outcome) {
     case FaultOutcome::kGuestFault:
       again = false;
+      if (nested()) return MeetNestedFault(fault, resolution);
       return {Outcome::Kind::kGuestFault, resolution.guest_fault.code.bits()};
     case FaultOutcome::kMmio:
       if (fault.stage == Stage::kTable) {
@@ -116,8 +125,19 @@ Outcome VirtualCpu::Resolve(std::uint64_t linear, bool& again) {
       }
       again = false;
       return {Outcome::Kind::kDevice, resolution.gpa.bits()};
-    case FaultOutcome::kWriteProtected:
+    case FaultOutcome::kAttributeViolation:
       again = false;
+      return {Outcome::Kind::kRefused, resolution.violation->gpa.bits()};
+    case FaultOutcome::kWriteProtected:
+      if (fault.stage == Stage::kTable) {
+        // The processor updates the entry all the same.
+        BusAccess answer = fault.bus;
+        answer.value = 1;
+        core_->replay.Add(answer);
+        LendWord(resolution);
+        return {};
+      }
+      // The walk is made once more, for A and D.
       lent_ = resolution.gpa;
       core_->replay.Lend(linear, resolution.host.bits());
       return {Outcome::Kind::kHost, resolution.host.bits()};
@@ -126,7 +146,48 @@ Outcome VirtualCpu::Resolve(std::uint64_t linear, bool& again) {
   }
 }
 
+// As a run loop tells its extension.
+Outcome VirtualCpu::MeetNestedFault(const TableFault& fault, const FaultResolution& resolution) {
+  const WalkFault& found = resolution.guest_fault;
+  const bool malformed = found.kind == WalkFault::Kind::kMalformed;
+  const bool present = malformed || found.kind == WalkFault::Kind::kRights;
+  nested_fault_ = {.address = Gpa(fault.address.bits()),
+                   .access = fault.access,
+                   .stage = fault.stage,
+                   .present = present,
+                   .malformed = malformed,
+                   .log_full = resolution.log_full,
+                   .rights = present ? found.rights : Rights(),
+                   .linear = fault.linear,
+                   .linear_valid = fault.linear_valid,
+                   .guest_rights = fault.guest_rights};
+  return {Outcome::Kind::kNestedFault, fault.address.bits()};
+}
+
+void VirtualCpu::LendWord(const FaultResolution& resolution) {
+  const Gpa gpa(resolution.gpa.bits() & ~std::uint64_t{7});
+  const auto* const host =
+      reinterpret_cast<const std::uint64_t*>(resolution.host.bits() & ~std::uint64_t{7});
+  lent_words_.push_back({.gpa = gpa, .host = host, .value = *host});
+}
+
+void VirtualCpu::TellOfTableWrites() {
+  for (LentWord& word : lent_words_) {
+    const std::uint64_t changed = *word.host ^ std::exchange(word.value, *word.host);
+    const bool low = static_cast<std::uint32_t>(changed) != 0, high = changed >> 32 != 0;
+    if (changed == 0) continue;
+    mmu_->GuestWrote(Gpa(word.gpa.bits() + (low ? 0 : 4)), low && high ? 8 : 4);
+  }
+}
+
 Outcome VirtualCpu::MakeAccess(std::uint64_t linear, Asked asked, bool& from_tlb) {
+  lent_words_.clear();
+  const Outcome outcome = TryAccess(linear, asked, from_tlb);
+  TellOfTableWrites();
+  return outcome;
+}
+
+Outcome VirtualCpu::TryAccess(std::uint64_t linear, Asked asked, bool& from_tlb) {
   cpu::Core& core = *core_;
   const bool write = asked.kind == Asked::Kind::kWrite;
   const bool fetch = asked.kind == Asked::Kind::kFetch;
@@ -134,7 +195,9 @@ Outcome VirtualCpu::MakeAccess(std::uint64_t linear, Asked asked, bool& from_tlb
   lent_.reset();
   core.replay.Clear();
   from_tlb = false;
+  Outcome lent;
   for (unsigned tries = 0; tries < kTries; ++tries) {
+    TellOfTableWrites();
     EnterGuest();
     BecomePrivileged(asked.by);
     const cpu::TlbBank& bank =
@@ -155,8 +218,10 @@ Outcome VirtualCpu::MakeAccess(std::uint64_t linear, Asked asked, bool& from_tlb
       const std::uint64_t filled = write ? entry.write_tag : entry.read_tag;
       if (fetch || filled == (linear & ~kPageMask)) {
         core.replay.Clear();
+        lent_.reset();
         return {Outcome::Kind::kHost, fetch ? page.host : linear + entry.addend};
       }
+      if (lent_) return lent;
       // A device's: the TLB does not keep it, and the access itself would leave.
       core.replay.Rewind();
       if (cpu::WalkHardware(core, linear, AccessOf(asked), page)) return {};
@@ -168,20 +233,53 @@ Outcome VirtualCpu::MakeAccess(std::uint64_t linear, Asked asked, bool& from_tlb
     }
     bool again = false;
     const Outcome outcome = Resolve(linear, again);
+    if (outcome.kind == Outcome::Kind::kHost) lent = outcome;
     if (again) continue;
-    if (!lent_) core.replay.Clear();
+    core.replay.Clear();
     return outcome;
   }
   return {};
 }
 
 void VirtualCpu::Store(std::uint64_t linear, std::uint64_t value) {
-  core_->replay.Rewind();
-  core_->stop = cpu::Stop::kNone;
-  (void)cpu::Store<std::uint64_t>(*core_, linear, value);
+  for (unsigned tries = 0; tries < kTries; ++tries) {
+    TellOfTableWrites();
+    EnterGuest();
+    core_->replay.Rewind();
+    core_->stop = cpu::Stop::kNone;
+    if (cpu::Store<std::uint64_t>(*core_, linear, value)) break;
+    // The walk has other questions than it had before: an entry need not be updated twice.
+    bool again = false;
+    if (core_->stop != cpu::Stop::kExit) break;
+    if (Resolve(linear, again).kind != Outcome::Kind::kHost && !again) break;
+  }
   core_->replay.Clear();
+  TellOfTableWrites();
   if (!lent_) return;
   mmu_->GuestWrote(Gpa(lent_->bits() & ~kPageMask), kPageBytes);
+}
+
+void VirtualCpu::EnterNested(const PagingState& state, const NestedPaging& nested) {
+  core_->guest.active = true;
+  core_->guest.nested = nested;
+  tdp_walker_.Reset(nested);
+  guest_mmu_->NestedPagingChanged(nested);
+  active_ = guest_mmu_.get();
+  tables_set_ = false;
+  SetPaging(state);
+}
+
+void VirtualCpu::LeaveNested(const PagingState& state) {
+  core_->guest.active = false;
+  core_->guest.nested.reset();
+  active_ = mmu_.get();
+  tables_set_ = false;
+  SetPaging(state);
+}
+
+void VirtualCpu::InvalidateNested(const NestedInvalidation& invalidation) {
+  guest_mmu_->InvalidateNested(invalidation);
+  core_->FlushTranslations();
 }
 
 void VirtualCpu::SetPaging(const PagingState& state) {
