@@ -455,6 +455,19 @@ TEST(NamedModelChoice, AmdHasIntelsInventionsOnRequestAlone) {
             "CPU feature \"+btc_no\": not of Intel's processors");
 }
 
+// Kernels work around the errata of the family that they see, unless they are told that there are
+// none: of returns, of stores that are forwarded, of queues and caches.
+TEST(NamedModelChoice, AmdsMaxIsOfAFamilyThatHasItsFeaturesAndNoErrata) {
+  const CpuModel amd = std::get<CpuModel>(MakeModel({.extension = &kAmd}));
+  EXPECT_EQ(amd.Cpuid(1, 0, {}).eax, FindNamedModel("epyc-genoa")->signature);
+  const Place places[] = {{0x8000'0008, 0, kEbx, 26}, {0x8000'0008, 0, kEbx, 29},
+                          {0x8000'0008, 0, kEbx, 30}, {0x8000'0021, 0, kEax, 29},
+                          {0x8000'0021, 0, kEcx, 1},  {0x8000'0021, 0, kEcx, 2}};
+  for (const Place& place : places) EXPECT_TRUE(Enumerated(amd, place)) << place.bit;
+  const CpuModel without = std::get<CpuModel>(MakeModel({.extension = &kAmd, .features = "-ibpb"}));
+  EXPECT_FALSE(Enumerated(without, places[2]));
+}
+
 TEST(NamedModelChoice, FeaturesOnTopOfAModelBringTheirLeaves) {
   const CpuModel model = std::get<CpuModel>(
       MakeModel({.extension = &kIntel, .model = "nehalem", .features = "+xsave,+smep,-popcnt"}));

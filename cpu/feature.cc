@@ -99,12 +99,15 @@ constexpr FeatureRow kFeatures[] = {
     {Feature::kIbpb, "ibpb", 0x8000'0008, 0, kEbx, 12, Support::kOn, Makers::kAmd},
     {Feature::kSsbNo, "ssb_no", 0x8000'0008, 0, kEbx, 26, Support::kOn, Makers::kAmd},
     {Feature::kBtcNo, "btc_no", 0x8000'0008, 0, kEbx, 29, Support::kOn, Makers::kAmd},
+    {Feature::kIbpbRet, "ibpb_ret", 0x8000'0008, 0, kEbx, 30, Support::kOn, Makers::kAmd},
     {Feature::kLfenceSerializes, "lfence_rdtsc", 0x8000'0021, 0, kEax, 2, Support::kOn,
      Makers::kAmd},
     {Feature::kNullClearsBase, "null_sel_clr_base", 0x8000'0021, 0, kEax, 6, Support::kOn,
      Makers::kAmd},
     {Feature::kAutoIbrs, "autoibrs", 0x8000'0021, 0, kEax, 8, Support::kOn, Makers::kAmd},
     {Feature::kSrsoNo, "srso_no", 0x8000'0021, 0, kEax, 29, Support::kOn, Makers::kAmd},
+    {Feature::kTsaSqNo, "tsa_sq_no", 0x8000'0021, 0, kEcx, 1, Support::kOn, Makers::kAmd},
+    {Feature::kTsaL1No, "tsa_l1_no", 0x8000'0021, 0, kEcx, 2, Support::kOn, Makers::kAmd},
 };
 
 constexpr FeatureNeed kNeeds[] = {
@@ -126,7 +129,7 @@ constexpr FeatureNeed kNeeds[] = {
     {Feature::kXgetbv1, Feature::kXsave},    {Feature::kXsaves, Feature::kXsavec},
     {Feature::kAvx, Feature::kXsave},        {Feature::kAvx, Feature::kSse42},
     {Feature::kAvx2, Feature::kAvx},         {Feature::kFma, Feature::kAvx},
-    {Feature::kF16c, Feature::kAvx},
+    {Feature::kF16c, Feature::kAvx},         {Feature::kIbpbRet, Feature::kIbpb},
 };
 
 }  // namespace

@@ -102,7 +102,10 @@ enum class Feature : std::uint8_t {
   kLfenceSerializes,
   kNullClearsBase,
   kAutoIbrs,
+  kIbpbRet,
   kSrsoNo,
+  kTsaSqNo,
+  kTsaL1No,
   kCount,
 };
 

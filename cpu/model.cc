@@ -183,7 +183,9 @@ std::uint32_t CpuModel::FeatureBits(std::uint32_t leaf, unsigned subleaf, unsign
 
 std::uint32_t CpuModel::Signature() const {
   if (part_ != nullptr) return part_->signature;
-  return amd_rules_ ? 0x0080'0f12 : 0x0005'06e3;  // family 17h model 1; family 6 model 5Eh
+  // Parts that have most of what is enumerated, so that kernels look for the errata of no other:
+  // family 19h model 11h, family 6 model 5Eh.
+  return amd_rules_ ? 0x00a1'0f11 : 0x0005'06e3;
 }
 
 std::string_view CpuModel::brand() const { return part_ != nullptr ? part_->brand : kBrand; }
@@ -409,7 +411,7 @@ CpuidResult CpuModel::ExtendedLeaf(std::uint32_t leaf, std::uint32_t subleaf,
     case 0x8000'001e:
       return Has(Feature::kTopoext) ? ExtendedTopologyLeaf() : CpuidResult{};
     case 0x8000'0021:
-      return {FeatureBits(leaf, 0, kEax), 0, 0, 0};
+      return {FeatureBits(leaf, 0, kEax), 0, FeatureBits(leaf, 0, kEcx), 0};
     default:
       return {};
   }

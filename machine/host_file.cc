@@ -35,6 +35,9 @@ absl::StatusOr<HostFile> HostFile::Open(std::string_view what, const std::string
   HostFile opened(name, file, 0);
   struct stat info = {};
   if (fstat(file, &info) != 0) return SystemError(name, errno);
+  if (S_ISDIR(info.st_mode)) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: is a directory", name));
+  }
   if (!S_ISREG(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrFormat("%s: not a regular file", name));
   }

@@ -439,7 +439,10 @@ TEST_F(ImageLoader, NamesTheFileThatIsNoImageWithItsFolder) {
 TEST(ReadHostFile, SaysWhyItCannot) {
   const std::string dir = testing::TempDir();
   EXPECT_EQ(ReadHostFile("image", dir + "/none", 10).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(ReadHostFile("image", dir, 10).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReadHostFile("image", dir, 10).status().message(),
+            "image '" + dir + "': is a directory");
+  EXPECT_EQ(ReadHostFile("image", "/dev/null", 10).status().message(),
+            "image '/dev/null': not a regular file");
   const std::string path = dir + "/pagesaw_host_file_test";
   std::ofstream(path, std::ios::trunc).close();
   EXPECT_EQ(ReadHostFile("image", path, 10).status().message(),

@@ -501,8 +501,11 @@ TEST(Disk, SaysWhyItCannotBeOpened) {
   std::ofstream(path) << "x";
   EXPECT_EQ(Disk::Open(path, false).status().message(),
             "disk '" + path + "': 1 bytes: must be a positive multiple of 512");
-  EXPECT_EQ(Disk::Open(testing::TempDir(), false).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Disk::Open(testing::TempDir(), false).status().message(),
+            "disk '" + testing::TempDir() + "': is a directory");
+  std::ofstream(path, std::ios::trunc).close();
+  EXPECT_EQ(Disk::Open(path, false).status().message(),
+            "disk '" + path + "': 0 bytes: must be a positive multiple of 512");
 }
 
 // -- console
