@@ -13,7 +13,7 @@ constexpr long kGetApiVersion = 0xae00, kCreateVm = 0xae01, kGetRunBytes = 0xae0
                kSetMemory = 0x4020ae46, kSetTssAddress = 0xae47, kCreateIrqchip = 0xae60,
                kCreatePit = 0x4040ae77, kRun = 0xae80, kSetRegisters = 0x4090ae82,
                kGetSpecial = 0x8138ae83, kSetSpecial = 0x4138ae84, kSetCpuid = 0x4008ae90;
-constexpr uint32_t kLogDirtyPages = 1;
+constexpr uint32_t kLogDirtyPages = 1, kReadOnly = 2;
 constexpr uint32_t kExitIo = 2, kExitHalt = 5, kExitMmio = 6;
 constexpr uint64_t kMaxMemoryBytes = 1ull << 30;
 
@@ -58,6 +58,8 @@ struct RunPage {
     struct {
       uint64_t address;
       uint8_t data[8];
+      uint32_t bytes;
+      uint8_t write;
     } mmio;
   };
 };
@@ -140,6 +142,14 @@ void Machine::Put(uint64_t at, uint64_t value, unsigned bytes) {
   for (unsigned i = 0; i < bytes; ++i) memory_[at + i] = static_cast<char>(value >> (8 * i));
 }
 
+void Machine::SetSlot(unsigned number, Slot kind, uint64_t base, uint64_t bytes,
+                      const char* backing) {
+  const MemoryRegion region = {number, kind == Slot::kReadOnly ? kReadOnly : 0, base,
+                               kind == Slot::kNone ? 0 : bytes,
+                               reinterpret_cast<uint64_t>(backing)};
+  Control(vm_, kSetMemory, &region, "KVM_SET_USER_MEMORY_REGION");
+}
+
 void Machine::Enter(Mode mode, uint64_t entry, uint64_t tables, uint64_t rsi) {
   SpecialRegisters special;
   Control(vcpu_, kGetSpecial, &special, "KVM_GET_SREGS");
@@ -175,8 +185,7 @@ void Machine::Enter(Mode mode, uint64_t entry, uint64_t tables, uint64_t rsi) {
   Control(vcpu_, kSetRegisters, &registers, "KVM_SET_REGS");
 }
 
-bool Machine::RunOnce(PortAccess& access) {
-  access = {};
+bool Machine::RunOnce(Access& access) {
   Control(vcpu_, kRun, nullptr, "KVM_RUN");
   volatile RunPage& run = *reinterpret_cast<volatile RunPage*>(run_);
   switch (run.exit_reason) {
@@ -184,13 +193,18 @@ bool Machine::RunOnce(PortAccess& access) {
       return false;
     case kExitIo:
       if (run.io.count != 1) Fail("a string of port accesses", run.io.count);
-      access = {.write = run.io.direction == 1,
+      access = {.memory = false,
+                .write = run.io.direction == 1,
                 .bytes = run.io.bytes,
-                .port = run.io.port,
+                .at = run.io.port,
                 .data = run_ + run.io.data_offset};
       return true;
-    case kExitMmio:  // nothing is there
-      for (unsigned i = 0; i < 8; ++i) run.mmio.data[i] = 0xff;
+    case kExitMmio:
+      access = {.memory = true,
+                .write = run.mmio.write != 0,
+                .bytes = run.mmio.bytes,
+                .at = run.mmio.address,
+                .data = const_cast<unsigned char*>(run.mmio.data)};
       return true;
     default:
       Fail("exit reason", run.exit_reason);

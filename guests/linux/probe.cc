@@ -1,6 +1,7 @@
 // Runs under Linux on a guest, and asks of its memory what can be told from outside as well.
 //   probe map    maps, touches, protects and unmaps memory in many rounds; prints "mapped N MiB"
-//   probe spin   prints where a page of it lies, as /proc/self/pagemap has it, and stays there
+//   probe spin   prints where a page of its data and one of its code lie, as /proc/self/pagemap has
+//                it, and stays there, now in its own code and now in the kernel's
 #include <stdint.h>
 
 #include "guests/linux/system_calls.h"
@@ -46,32 +47,35 @@ void MapAndUnmap() {
   Print("mapped 200 MiB\n");
 }
 
-// [linux/pagemap]: bits 0 to 54 are the frame of a page that is present, bit 63.
-uint64_t PhysicalAddress(const void* at) {
-  const long file = guest::Open("/proc/self/pagemap", 0);
-  if (file < 0) Fail("open /proc/self/pagemap");
-  const auto address = reinterpret_cast<uint64_t>(at);
-  uint64_t entry = 0;
-  if (guest::ReadAt(static_cast<int>(file), &entry, sizeof entry, address / kPage * 8) != 8) {
-    Fail("read /proc/self/pagemap");
-  }
-  if ((entry >> 63) == 0) Fail("the page is not present");
-  return (entry & ((uint64_t{1} << 55) - 1)) * kPage + address % kPage;
+void PrintPlace(const char* what, const void* at) {
+  Print("probe: ");
+  Print(what);
+  Print(" gva ");
+  PrintHex(reinterpret_cast<uint64_t>(at));
+  Print(" gpa ");
+  const uint64_t physical = guest::PhysicalAddress(at);
+  if (physical == 0) Fail("/proc/self/pagemap");
+  PrintHex(physical);
 }
 
 [[noreturn]] void Spin() {
+  constexpr size_t kRead = 1 << 20;
   char* page = guest::Map(kPage);
-  if (page == nullptr) Fail("mmap");
+  char* buffer = guest::Map(kRead);
+  const long zeroes = guest::Open("/dev/zero", 0);
+  if (page == nullptr || buffer == nullptr || zeroes < 0) Fail("mmap, or open /dev/zero");
   volatile uint64_t& value = *reinterpret_cast<volatile uint64_t*>(page);
   value = 0x7061'6765'7361'7721;
-  Print("probe: gva ");
-  PrintHex(reinterpret_cast<uint64_t>(page));
-  Print(" gpa ");
-  PrintHex(PhysicalAddress(page));
+  PrintPlace("data", page);
   Print(" value ");
   PrintHex(value);
   Print("\n");
-  for (;;) asm volatile("" : : "r"(value));
+  PrintPlace("code", reinterpret_cast<const void*>(&Spin));
+  Print("\n");
+  for (;;) {
+    for (unsigned i = 0; i < 1'000'000; ++i) asm volatile("" : : "r"(value));
+    if (guest::ReadAt(static_cast<int>(zeroes), buffer, kRead, 0) != kRead) Fail("read /dev/zero");
+  }
 }
 
 }  // namespace

@@ -42,6 +42,18 @@ inline long ReadAt(int file, void* data, size_t bytes, uint64_t offset) {
   return SystemCall(17, file, reinterpret_cast<long>(data), static_cast<long>(bytes),
                     static_cast<long>(offset));
 }
+// Where the page of `at` lies, 0 if that cannot be known. [linux/pagemap]: bits 0 to 54 are the
+// frame of a page that is present, bit 63.
+inline uint64_t PhysicalAddress(const void* at) {
+  constexpr uint64_t kPage = 4096;
+  const long file = Open("/proc/self/pagemap", 0);
+  const auto address = reinterpret_cast<uint64_t>(at);
+  uint64_t entry = 0;
+  const bool read = file >= 0 && ReadAt(static_cast<int>(file), &entry, sizeof entry,
+                                        address / kPage * 8) == sizeof entry;
+  if (!read || entry >> 63 == 0) return 0;
+  return (entry & ((uint64_t{1} << 55) - 1)) * kPage + address % kPage;
+}
 [[noreturn]] inline void Exit(int status) {
   for (;;) SystemCall(231, status);
 }

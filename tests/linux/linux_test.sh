@@ -11,4 +11,5 @@ binaries=$(mktemp -d -p "${TEST_TMPDIR:-/tmp}")
 for file in control/pagesawctl control/pagesawd guests/linux/probe.linux guests/linux/vmm.linux; do
   ln -s "$PWD/$file" "$binaries"
 done
-exec tools/linux-demo --self-test --root="${root:-/}" --binaries="$binaries" "$@"
+exec tools/linux-demo --self-test --root="${root:-/}" --binaries="$binaries" \
+  --json="${TEST_UNDECLARED_OUTPUTS_DIR:-$binaries}/linux.json" "$@"
