@@ -185,10 +185,12 @@ void Core::ForgetJumps() {
 
 void Core::FlushTranslations() {
   tlb.Flush();
+  paging_structures.Flush();
   ForgetJumps();
 }
 
 void Core::FlushPage(std::uint64_t linear) {
+  paging_structures.Flush();
   if (tlb.FlushPage(linear)) ForgetJumps();
 }
 

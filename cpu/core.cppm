@@ -19,6 +19,7 @@ export import pagesaw.cpu.breakpoints;
 export import pagesaw.cpu.lazy_flags;
 export import pagesaw.cpu.machine_check;
 export import pagesaw.cpu.memory_type_ranges;
+export import pagesaw.cpu.paging_structure_cache;
 export import pagesaw.cpu.second_stage_tlb;
 export import pagesaw.cpu.tlb;
 export import pagesaw.cpu.model;
@@ -324,6 +325,7 @@ struct Core {
   // Held during locked operations that host memory cannot make atomic; null: nobody else is there.
   std::mutex* split_lock = nullptr;
   Tlb tlb;
+  PagingStructureCache paging_structures;
   SecondStageTlb second_stage_tlb;  // flushed by whoever changes `tables` or the SPTEs
   std::array<JumpCacheEntry, kJumpCacheEntries> jump_cache;
 

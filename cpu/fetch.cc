@@ -4,6 +4,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 module pagesaw.cpu.fetch;
 
 import pagesaw.cpu.hardware_walk;
@@ -31,7 +32,7 @@ bool TranslateFetch(Core& core, std::uint64_t linear, const std::byte*& host) {
   const std::uint64_t addend = page.host - linear;
   if (entry.addend != addend) entry = TlbEntry{};
   if (entry.read_tag != tag) entry.read_tag = kNoTag;
-  if (entry.write_tag != tag) entry.write_tag = kNoTag;
+  if ((entry.write_tag & ~kAnnounced) != tag) entry.write_tag = kNoTag;
   entry.fetch_tag = tag;
   entry.addend = addend;
   NoteInTlb(core, bank, linear, page);
@@ -95,12 +96,23 @@ const Block* Fetcher::Find(Core& core, bool single) {
 Block* Fetcher::Decode(Core& core, std::uint64_t linear, const std::byte* host, CodeMode mode) {
   const auto offset = static_cast<std::uint16_t>(linear & kPageMask);
   const CodeBytes bytes = {host, kPageMask + 1 - offset, offset};
+  if (IsKnownToBeSplit(linear, host, mode)) return DecodeAcrossPages(core, linear, host, mode);
   Op* ops = cache_->Reserve(kMaxBlockOps);
-  if (cache_->Hold(host)) core.tlb.FlushWritesTo(reinterpret_cast<std::uint64_t>(host));
+  if (cache_->Hold(host)) core.tlb.AnnounceWritesTo(reinterpret_cast<std::uint64_t>(host));
   if (!cache_->MayKeep(host)) return DecodeAcrossPages(core, linear, host, mode);
   const DecodedBlock decoded = DecodeBlock(bytes, mode, *core.model, ops);
   if (decoded.ops == 0) return DecodeAcrossPages(core, linear, host, mode);
   return cache_->Keep(host, decoded.bytes, mode, ops, decoded.ops, decoded.instructions);
+}
+
+bool Fetcher::IsKnownToBeSplit(std::uint64_t linear, const std::byte* host, CodeMode mode) {
+  const auto offset = static_cast<std::uint16_t>(linear & kPageMask);
+  const std::size_t in_first = kPageMask + 1 - offset;
+  if (in_first >= kMaxInstructionBytes) return false;
+  std::array<std::byte, kMaxInstructionBytes> copy;
+  CopyHost(copy.data(), host, in_first);
+  mode.single = true;
+  return split_.At(linear).BeginsWith({copy.data(), in_first}, offset, mode);
 }
 
 // One instruction, to be executed once: it may lie in two pages, or be written to meanwhile.
@@ -112,8 +124,11 @@ Block* Fetcher::DecodeAcrossPages(Core& core, std::uint64_t linear, const std::b
   const std::uint64_t to_limit = std::min<std::uint64_t>(BytesToLimit(core), copy.size());
   const std::size_t in_first = std::min<std::size_t>(to_limit, kPageMask + 1 - offset);
   CopyHost(copy.data(), host, in_first);
-  DecodedBlock decoded =
-      DecodeBlock({copy.data(), in_first, offset}, mode, *core.model, scratch_ops_.data());
+  SplitInstruction& known = split_.At(linear);
+  DecodedBlock decoded;
+  if (!known.BeginsWith({copy.data(), in_first}, offset, mode)) {
+    decoded = DecodeBlock({copy.data(), in_first, offset}, mode, *core.model, scratch_ops_.data());
+  }
   if (decoded.ops == 0 && in_first < to_limit) {
     const std::byte* second = nullptr;
     const std::uint64_t next = (linear | kPageMask) + 1;
@@ -121,8 +136,18 @@ Block* Fetcher::DecodeAcrossPages(Core& core, std::uint64_t linear, const std::b
       return nullptr;
     }
     CopyHost(copy.data() + in_first, second, to_limit - in_first);
-    decoded = DecodeBlock({copy.data(), static_cast<std::size_t>(to_limit), offset}, mode,
-                          *core.model, scratch_ops_.data());
+    const std::span<const std::byte> code(copy.data(), to_limit);
+    if (known.page_offset == offset && known.mode == mode.key() && known.IsAt(code)) {
+      scratch_ops_ = known.ops;
+      return Scratch(known.decoded);
+    }
+    decoded =
+        DecodeBlock({code.data(), code.size(), offset}, mode, *core.model, scratch_ops_.data());
+    // Bytes that are no instruction have no length that says which of them decided.
+    if (decoded.bytes > in_first) {
+      known = {copy,        static_cast<std::uint8_t>(decoded.bytes), offset, mode.key(), decoded,
+               scratch_ops_};
+    }
   }
   if (decoded.ops == 0) {
     core.Raise(kGp, 0);  // it runs past the limit, or past 15 bytes

@@ -7,6 +7,7 @@ export module pagesaw.cpu.fetch;
 
 export import pagesaw.cpu.code_cache;
 import pagesaw.cpu.decoder;
+import pagesaw.cpu.split_instructions;
 
 export namespace pagesaw::cpu {
 
@@ -20,10 +21,13 @@ class Fetcher {
 
  private:
   Block* Decode(Core& core, std::uint64_t linear, const std::byte* host, CodeMode mode);
+  // Whether the instruction at `linear` goes on in the next page, as it is remembered.
+  bool IsKnownToBeSplit(std::uint64_t linear, const std::byte* host, CodeMode mode);
   Block* DecodeAcrossPages(Core& core, std::uint64_t linear, const std::byte* host, CodeMode mode);
   Block* Scratch(const DecodedBlock& decoded);
 
   CodeCache* cache_;
+  SplitInstructions split_;
   // An instruction that is not kept: it lies in two pages, or ends close to the segment's limit.
   std::array<Op, 4> scratch_ops_;
   Block scratch_;

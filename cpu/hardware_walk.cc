@@ -25,18 +25,41 @@ TableFault Describe(const WalkFault& fault, Access access) {
           .rights = fault.rights};
 }
 
-template <typename Layout>
-WalkResult WalkGiven(const Core& core, const PageFormat& format, InputAddress address,
-                     Access access) {
-  HostTableSpace<true> space;
-  return WalkTables<Layout>(format,
-                            {.table = OutputAddress(core.tables.root.bits()),
-                             .level = core.tables.level,
-                             .address = address,
-                             .access = access,
-                             .pkru = core.pkru,
-                             .pkrs = core.pkrs},
-                            space);
+// Begins the walk for `linear` at the lowest table that is known. An instruction that starts again
+// with answers reads its tables as it did before.
+bool ResumeWalk(const Core& core, WalkRequest& request) {
+  if (!core.replay.empty()) return false;
+  const CachedTable* known = core.paging_structures.Find(request.address.bits());
+  if (known == nullptr || known->level >= request.level) return false;
+  request.table = known->table;
+  request.level = known->level;
+  request.granted = known->granted;
+  return true;
+}
+
+// SPTEs that translate linear addresses.
+class OneStage : public HostTableSpace<true> {
+ public:
+  OneStage(Core& core, std::uint64_t linear) : core_(core), linear_(linear) {}
+
+  bool Resume(WalkRequest& request) const { return ResumeWalk(core_, request); }
+  void Remember(Level level, OutputAddress table, std::uint64_t granted) const {
+    core_.paging_structures.Enter(linear_, {table, level, granted});
+  }
+
+ private:
+  Core& core_;
+  std::uint64_t linear_;
+};
+
+// The walk of the tables that the processor was given.
+WalkRequest RequestOf(const Core& core, InputAddress address, Access access) {
+  return {.table = OutputAddress(core.tables.root.bits()),
+          .level = core.tables.level,
+          .address = address,
+          .access = access,
+          .pkru = core.pkru,
+          .pkrs = core.pkrs};
 }
 
 // What rights in tables of one stage allow without walking again.
@@ -75,6 +98,11 @@ class ThroughSecondStage {
 
   ThroughSecondStage(Core& core, bool paging, std::uint64_t linear)
       : core_(core), paging_(paging), linear_(linear) {}
+
+  bool Resume(WalkRequest& request) const { return ResumeWalk(core_, request); }
+  void Remember(Level level, OutputAddress table, std::uint64_t granted) const {
+    core_.paging_structures.Enter(linear_, {table, level, granted});
+  }
 
   TableEntry Find(OutputAddress at) {
     const Access access = Access::Read(Privilege::kUser);
@@ -156,8 +184,9 @@ class ThroughSecondStage {
   bool Translate(OutputAddress at, Access access, Translation& found) {
     const Gpa gpa = GpaOf(at);
     if (core_.second_stage_tlb.Find(*core_.tables.format, gpa, access, found)) return true;
+    HostTableSpace<true> tables;
     const WalkResult result =
-        WalkGiven<AnyLayout>(core_, *core_.tables.format, InputOf(gpa), access);
+        WalkTables<AnyLayout>(*core_.tables.format, RequestOf(core_, InputOf(gpa), access), tables);
     if (result) {
       found = *result;
       core_.second_stage_tlb.Enter(gpa, found);
@@ -227,10 +256,11 @@ bool WalkTwoStages(Core& core, std::uint64_t linear, Access access, HostPage& pa
 
 bool WalkOneStage(Core& core, std::uint64_t linear, Access access, HostPage& page) {
   const PageFormat& format = core.spte_format;
-  const InputAddress address(linear);
+  const WalkRequest request = RequestOf(core, InputAddress(linear), access);
+  OneStage space(core, linear);
   const WalkResult result =
-      core.legacy_sptes ? WalkGiven<FixedLayout<kLegacy64Layout>>(core, format, address, access)
-                        : WalkGiven<AnyLayout>(core, format, address, access);
+      core.legacy_sptes ? WalkFromRemembered<FixedLayout<kLegacy64Layout>>(format, request, space)
+                        : WalkFromRemembered<AnyLayout>(format, request, space);
   if (!result) {
     TableFault fault = Describe(result.fault(), access);
     fault.made = access;

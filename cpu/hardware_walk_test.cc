@@ -168,6 +168,60 @@ TEST_F(TwoStages, InvalidatingAnAddressOfA4MibPageForgetsAllOfIt) {
   EXPECT_EQ(entry.read_tag, kNoTag);
 }
 
+// What the table at 83000h maps besides kLinear: pages that the TLB does not know yet.
+TEST_F(TwoStages, TablesBelowTheRootAreRememberedUntilSomethingIsInvalidated) {
+  test_.Write(0x83008, kPage | kAll);
+  test_.Write(0x83010, kPage | kAll);
+  EXPECT_TRUE(Read());
+  test_.Write<std::uint64_t>(0x82000, 0);
+  EXPECT_TRUE(Read(kLinear + 0x1000));
+  test_.core().FlushPage(0xdead'0000);  // any page at all
+  EXPECT_FALSE(Read(kLinear + 0x2000));
+  EXPECT_EQ(ErrorCode(), 0u);
+}
+
+TEST_F(TwoStages, UpperEntriesOfARememberedTableStillBind) {
+  test_.Write(0x82000, 0x83000 | (kAll & ~kW));
+  test_.Write(0x83008, kPage | kAll);
+  EXPECT_TRUE(Read());
+  EXPECT_TRUE(Read(kLinear + 0x1000));
+  test_.core().cr0 |= kCr0Wp;
+  test_.core().UpdatePaging();
+  EXPECT_TRUE(Read());
+  EXPECT_FALSE(Write(kLinear + 0x1000));
+  EXPECT_EQ(ErrorCode(), 3u);
+}
+
+TEST_F(TwoStages, WhatARememberedTableRefusesIsReadAgainFromTheRoot) {
+  test_.core().cr0 |= kCr0Wp;
+  test_.core().UpdatePaging();
+  test_.Write(0x82000, 0x83000 | (kAll & ~kW));
+  EXPECT_TRUE(Read());
+  EXPECT_FALSE(Write());
+  test_.Write(0x82000, 0x83000 | kAll);  // more rights: nobody needs to invalidate
+  EXPECT_TRUE(Write());
+}
+
+TEST_F(TwoStages, TablesBehindAnEntryWithoutAccessedAreNotRemembered) {
+  test_.Write(0x83008, kPage | kAll);
+  test_.Write(0x83010, kPage | kAll);
+  test_.Write(0x82000, 0x83000 | (kAll & ~kA));
+  EXPECT_TRUE(Read());
+  test_.Write(0x82000, 0x83000 | (kAll & ~kA));
+  EXPECT_TRUE(Read(kLinear + 0x1000));
+  EXPECT_EQ(test_.Read<std::uint64_t>(0x82000), 0x83000 | kAll);
+}
+
+TEST_F(TwoStages, TableOfARememberedTableIsStillTranslated) {
+  test_.Write(0x83008, kPage | kAll);
+  EXPECT_TRUE(Read());
+  test_.core().second_stage_tlb.Flush();
+  test_.Spte(0x83000) = 0;
+  EXPECT_FALSE(Read(kLinear + 0x1000));
+  EXPECT_EQ(test_.core().exit.reason, ExitReason::kTableFault);
+  EXPECT_EQ(test_.core().exit.fault.address.bits(), 0x83008u);
+}
+
 TEST_F(TwoStages, PdptesAreReadByPhysicalAddressWhateverPagingSays) {
   Core& core = test_.core();
   core.efer = 0;

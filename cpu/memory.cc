@@ -1,5 +1,6 @@
 module;
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -86,7 +87,8 @@ void Fill(Core& core, By by, std::uint64_t linear, const HostPage& page) {
   if (entry.fetch_tag != tag) entry.fetch_tag = kNoTag;
   entry.addend = addend;
   entry.read_tag = page.readable ? tag : kNoTag;
-  entry.write_tag = page.writable && !core.code->HoldsCode(page.host) ? tag : kNoTag;
+  entry.write_tag = kNoTag;
+  if (page.writable) entry.write_tag = core.code->HoldsCode(page.host) ? tag | kAnnounced : tag;
   NoteInTlb(core, bank, linear, page);
 }
 
@@ -99,9 +101,10 @@ bool IsFinalTableFault(const Core& core) {
 // table fault, which may turn out to be a device's: then `core.exit.fault.bus` says which access it
 // is. `bytes` 0 only asks whether the access could be made.
 bool Locate(Core& core, std::uint64_t linear, unsigned bytes, bool write, By by, std::byte*& host) {
-  const TlbEntry& entry = BankFor(core, by).At(linear);
-  if ((linear & ~kPageMask) == (write ? entry.write_tag : entry.read_tag)) {
+  TlbEntry& entry = BankFor(core, by).At(linear);
+  if ((linear & ~kPageMask) == (write ? entry.write_tag & ~kAnnounced : entry.read_tag)) {
     host = reinterpret_cast<std::byte*>(linear + entry.addend);
+    if (write && !core.code->HoldsCode(linear + entry.addend)) entry.write_tag &= ~kAnnounced;
     return true;
   }
   HostPage page;
@@ -182,7 +185,20 @@ bool LoadPiece(Core& core, std::uint64_t linear, std::byte* to, unsigned bytes, 
   return true;
 }
 
+bool SameBytes(const std::byte* host, const std::byte* from, unsigned bytes) {
+  std::uint64_t held = 0, wanted = 0;
+  MoveBytes(reinterpret_cast<std::byte*>(&held), host, bytes);
+  MoveBytes(reinterpret_cast<std::byte*>(&wanted), from, bytes);
+  return held == wanted;
+}
+
 void StoreToMemory(Core& core, std::byte* host, const std::byte* from, unsigned bytes) {
+  // Programs write what is there already to where their code is. Code need not be forgotten for
+  // that; the store has then been made when its bytes were compared, behind all before it.
+  if (SameBytes(host, from, bytes) && core.code->HoldsCode(reinterpret_cast<std::uint64_t>(host))) {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (SameBytes(host, from, bytes)) return;
+  }
   core.code->Changed(reinterpret_cast<std::uint64_t>(host), bytes);
   MoveBytes(host, from, bytes);
 }

@@ -119,7 +119,7 @@ void SoftwareProcessor::HearNews() {
   const CodeNews news = member_->TakeNews();
   core.link = nullptr;  // the branch that wanted it may be forgotten
   if (news.drop_all_write_tags) core.tlb.FlushWrites();
-  for (const CodeNews::HeldPage& held : news.held) core.tlb.FlushWritesTo(held.page << 12);
+  for (const CodeNews::HeldPage& held : news.held) core.tlb.AnnounceWritesTo(held.page << 12);
   member_->Confirm(news);
   if (news.forget_all_code) {
     code_->Clear();

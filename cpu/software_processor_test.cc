@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <span>
 #include <thread>
 #include <variant>
 #include <vector>
@@ -238,6 +239,24 @@ TEST_F(SoftwareProcessorTest, InstructionAcrossPagesExecutes) {
   machine_.processor().SetState(state);
   EXPECT_EQ(machine_.processor().Run(100).reason, ExitReason::kHalt);
   EXPECT_EQ(Register(kRax), 0x12345678u);
+}
+
+TEST_F(SoftwareProcessorTest, InstructionAcrossPagesIsWhatItsBytesAreEachTime) {
+  const std::uint64_t start = 0x2000 - 2;
+  const auto run = [&](std::span<const std::uint8_t> code) {
+    machine_.Write(start, code);
+    CpuState state = machine_.processor().GetState();
+    state.rip = start;
+    state.activity = Activity::kActive;
+    machine_.processor().SetState(state);
+    EXPECT_EQ(machine_.processor().Run(100).reason, ExitReason::kHalt);
+    return Register(kRax);
+  };
+  for (unsigned twice = 0; twice < 2; ++twice) {
+    EXPECT_EQ(run(Bytes{0xb8, 0x78, 0x56, 0x34, 0x12, 0xf4}), 0x12345678u);  // mov eax, 12345678h
+    EXPECT_EQ(run(Bytes{0xb8, 0x78, 0x56, 0x34, 0x13, 0xf4}), 0x13345678u);
+    EXPECT_EQ(run(Bytes{0xb0, 0x11, 0xf4, 0x90, 0x90, 0x90}), 0x13345611u);  // mov al, 11h
+  }
 }
 
 TEST_F(SoftwareProcessorTest, FetchFromAMissingSecondPageFaultsThere) {

@@ -99,11 +99,11 @@ void Tlb::FlushWrites() {
   }
 }
 
-void Tlb::FlushWritesTo(std::uint64_t host) {
+void Tlb::AnnounceWritesTo(std::uint64_t host) {
   for (TlbBank& bank : banks_) {
     bank.used.ForEach([&](unsigned index) {
       TlbEntry& entry = bank.entries[index];
-      if ((entry.write_tag + entry.addend) >> 12 == host >> 12) entry.write_tag = kNoTag;
+      if ((entry.write_tag + entry.addend) >> 12 == host >> 12) entry.write_tag |= kAnnounced;
     });
   }
 }

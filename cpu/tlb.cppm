@@ -20,11 +20,14 @@ inline constexpr std::uint64_t kNoTag = ~std::uint64_t{0};
 // presence and rights at once.
 struct TlbEntry {
   std::uint64_t read_tag = kNoTag;
-  std::uint64_t write_tag =
-      kNoTag;  // only where the page is dirty in every table and holds no code
+  std::uint64_t write_tag = kNoTag;  // only where the page is dirty in every table
   std::uint64_t fetch_tag = kNoTag;
   std::uint64_t addend = 0;  // host address - linear address
 };
+
+// In a write tag: the page holds code, or did. No address matches such a tag, so that every store
+// there is announced; but nobody has to walk to learn where the page is.
+inline constexpr std::uint64_t kAnnounced = 1;
 
 inline constexpr unsigned kTlbEntries = 1024;
 
@@ -129,9 +132,9 @@ class Tlb {
   [[nodiscard]] bool FlushPage(std::uint64_t linear);
   // Forgets the rights to data that rest on protection key k, for each bit k of `keys`.
   void FlushKeys(unsigned keys);
-  // Forgets every right to write to the host page that holds `host`: the next store there walks.
-  void FlushWritesTo(std::uint64_t host);
-  // The same for every page.
+  // Makes stores to the host page that holds `host` be announced.
+  void AnnounceWritesTo(std::uint64_t host);
+  // Forgets every right to write: the next store to a page walks.
   void FlushWrites();
 
  private:

@@ -105,16 +105,16 @@ TEST_F(TlbTest, FlushKeysForgetsAllDataForKeyZeroOrTooManyPages) {
   EXPECT_EQ(tlb_->bank(BankName::kUser).At(kLinear + 0x8000).read_tag, kNoTag);
 }
 
-TEST_F(TlbTest, FlushWritesToAHostPageLeavesReads) {
+TEST_F(TlbTest, AnnouncedWritesToAHostPageMatchNoAddress) {
   const TlbEntry& entry = Enter(BankName::kUser, kLinear, Level::kPt);
-  tlb_->FlushWritesTo(kHost + 0x800);
-  EXPECT_EQ(entry.write_tag, kNoTag);
+  tlb_->AnnounceWritesTo(kHost + 0x800);
+  EXPECT_EQ(entry.write_tag, kLinear | kAnnounced);
   EXPECT_EQ(entry.read_tag, kLinear);
 }
 
-TEST_F(TlbTest, FlushWritesToAnotherHostPageKeepsThem) {
+TEST_F(TlbTest, AnnouncedWritesToAnotherHostPageKeepsThem) {
   const TlbEntry& entry = Enter(BankName::kUser, kLinear, Level::kPt);
-  tlb_->FlushWritesTo(kHost + 0x1000);
+  tlb_->AnnounceWritesTo(kHost + 0x1000);
   EXPECT_EQ(entry.write_tag, kLinear);
 }
 

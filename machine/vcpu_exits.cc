@@ -14,8 +14,9 @@ import pagesaw.machine.hypercalls;
 namespace pagesaw {
 namespace {
 
+// Only the vCPU's own thread counts; others read.
 void CountOne(std::atomic<std::uint64_t>& counter) {
-  counter.fetch_add(1, std::memory_order_relaxed);
+  counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
 // Unless the fault turns out to be a device's.

@@ -98,6 +98,11 @@ WalkResult WalkLinear(const PagingState& state, const PageFormat& format, InputA
   }
   request.table = OutputAddress(state.cr3 & detail::kLongRoot);
   request.level = mode == PagingMode::k5Level ? Level::kPml5 : Level::kPml4;
+  if constexpr (RememberingSpace<Space>) {
+    if (trace == nullptr) {
+      return WalkFromRemembered<FixedLayout<kLegacy64Layout>>(format, request, space);
+    }
+  }
   return WalkTables<FixedLayout<kLegacy64Layout>>(format, request, space, trace);
 }
 

@@ -53,6 +53,18 @@ struct WalkRequest {
   Access access = Access::Read(Privilege::kSupervisor);
   std::uint32_t pkru = 0;  // judge user pages and supervisor pages if the format has keys
   std::uint32_t pkrs = 0;
+  // The AND of the entries that lead to `table`, execute-disable inverted. All of them have A.
+  std::uint64_t granted = ~std::uint64_t{0};
+};
+
+// A space that remembers tables below the root, as paging-structure caches do.
+template <typename S>
+concept RememberingSpace = TableSpace<S> && requires(S& space, WalkRequest& request, Level level,
+                                                     OutputAddress table, std::uint64_t granted) {
+  // Makes `request` one that begins at a lower table; false if none is known.
+  { space.Resume(request) } -> std::same_as<bool>;
+  // `table`, of `level`, may be remembered, with what leads to it.
+  space.Remember(level, table, granted);
 };
 
 // A layout known when the walk is compiled: the fast one.
@@ -220,7 +232,7 @@ class Walk {
 
   // Whether every entry of `path` above its leaf grants writing.
   [[gnu::cold]] bool WritableAbove(const Path& path) const {
-    std::uint64_t granted = ~std::uint64_t{0};
+    std::uint64_t granted = request_.granted;
     for (unsigned i = 0; i + 1 < path.depth; ++i) granted &= path.entry[i];
     return (granted & layout().write) != 0;
   }
@@ -241,7 +253,7 @@ class Walk {
   const WalkRequest& request_;
   Space& space_;
   WalkTrace* trace_;
-  std::uint64_t granted_ = ~std::uint64_t{0};  // AND of the entries met, XD inverted
+  std::uint64_t granted_ = request_.granted;  // AND of the entries met, XD inverted
 };
 
 template <typename Layout, TableSpace Space>
@@ -275,6 +287,10 @@ inline WalkResult Walk<Layout, Space>::Run(bool last_try, bool& lost_race) {
     common &= entry;
     if (level == Level::kPt || (entry & l.large) != 0) break;
     table = OutputAddress(entry & l.address);
+    if constexpr (RememberingSpace<Space>) {
+      const bool accessed = (common & l.accessed) == l.accessed || !format_.accessed_dirty;
+      if (accessed && l.index_bits == 9) space_.Remember(Below(level), table, granted_);
+    }
   }
 
   Translation translation = {LeafAddress(entry, level), level, rights(), entry};
@@ -355,6 +371,19 @@ inline WalkResult WalkTables(const PageFormat& format, const WalkRequest& reques
     const WalkResult result =
         detail::Walk<Layout, Space>(format, request, space, trace).Run(tries == kTries, lost_race);
     if (!lost_race) return result;
+  }
+}
+
+// The same walk, from the lowest table that the space remembers. Only what such a walk finds
+// counts: what it refuses, an upper entry may have been changed to grant meanwhile.
+template <typename Layout, RememberingSpace Space>
+inline WalkResult WalkFromRemembered(const PageFormat& format, const WalkRequest& request,
+                                     Space& space) {
+  WalkRequest rest = request;
+  for (bool resumed = space.Resume(rest);; resumed = false) {
+    const WalkResult result = WalkTables<Layout>(format, rest, space);
+    if (result || !resumed) return result;
+    rest = request;
   }
 }
 

@@ -129,6 +129,7 @@ class Walked {
   bool Allows(std::uint64_t linear, const Asked& asked, HostPage& page) {
     core_->stop = Stop::kNone;
     core_->second_stage_tlb.Flush();
+    core_->paging_structures.Flush();
     return cpu::WalkHardware(*core_, linear, OursOf(asked), page);
   }
 
