@@ -4,6 +4,7 @@ module;
 #include <absl/status/statusor.h>
 #include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_join.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
@@ -23,6 +24,7 @@ import pagesaw.control.arguments;
 import pagesaw.core.address;
 import pagesaw.core.memory_attribute;
 import pagesaw.core.paging_state;
+import pagesaw.mmu.second_stage_rights;
 
 namespace pagesaw {
 namespace v1 = control::v1;
@@ -32,6 +34,15 @@ namespace {
 // that SPTEs hold.
 constexpr unsigned kDescribedPhysicalBits = 52;
 constexpr std::string_view kCpuWalk = "cpu_walk";
+constexpr std::string_view kRootMmu = "root_mmu";
+constexpr std::string_view kGuestMmu = "guest_mmu";
+
+// Of a list of all shadow pages, which are no vCPU's. Empty: any.
+absl::Status CheckMmuName(std::string_view name) {
+  if (name.empty() || name == kRootMmu || name == kGuestMmu) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("shadow_mmu '", std::string(name), "': must be root_mmu or guest_mmu"));
+}
 
 struct Vcpu {
   std::shared_ptr<Vm> vm;
@@ -119,8 +130,17 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
       return ToGrpc(absl::InvalidArgumentError(
           absl::StrCat("space ", request->space(), ": must be GPA or GVA")));
     }
-    return ToGrpc(WalkSptesOf(*vcpu, request->address(),
-                              request->space() == v1::WalkSptesRequest::GVA, *access, *response));
+    return ToGrpc(WalkSptesOf(*vcpu, *request, *access, *response));
+  }
+
+  grpc::Status GetNestedState(grpc::ServerContext*, const v1::GetNestedStateRequest* request,
+                              v1::NestedState* response) override {
+    const auto vcpu = FindVcpu(request->name());
+    if (!vcpu.ok()) return ToGrpc(vcpu.status());
+    const auto state = vcpu->vm->GetNestedState(vcpu->index);
+    if (!state.ok()) return ToGrpc(state.status());
+    Fill(*response, *state);
+    return grpc::Status::OK;
   }
 
   grpc::Status ListRoots(grpc::ServerContext*, const v1::ListRootsRequest* request,
@@ -129,7 +149,12 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
     if (!vcpu.ok()) return ToGrpc(vcpu.status());
     const auto mmus = vcpu->vm->ShadowMmus(vcpu->index);
     if (!mmus.ok()) return ToGrpc(mmus.status());
+    if (!request->shadow_mmu().empty()) {
+      const auto wanted = FindMmu(*vcpu, request->shadow_mmu());
+      if (!wanted.ok()) return ToGrpc(wanted.status());
+    }
     for (const ShadowMmuInfo& mmu : *mmus) {
+      if (!request->shadow_mmu().empty() && request->shadow_mmu() != mmu.name) continue;
       const auto roots = vcpu->vm->Roots(vcpu->index, mmu.name);
       if (!roots.ok()) return ToGrpc(roots.status());
       for (const RootInfo& root : *roots) {
@@ -147,7 +172,12 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
     if (!vm.ok()) return ToGrpc(vm.status());
     const auto size = PageSize(request->page_size());
     if (!size.ok()) return ToGrpc(size.status());
-    const std::string list = "ListShadowPages " + request->parent();
+    if (const auto status = CheckMmuName(request->shadow_mmu()); !status.ok()) {
+      return ToGrpc(status);
+    }
+    const bool of_guest_mmu = request->shadow_mmu() == kGuestMmu;
+    const std::string list =
+        absl::StrCat("ListShadowPages ", request->parent(), " ", request->shadow_mmu());
     const auto cursor = tokens_.Open(list, request->page_token());
     if (!cursor.ok()) return ToGrpc(cursor.status());
     std::uint64_t after_id = 0;
@@ -160,7 +190,10 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
       pages.resize(*size);
       response->set_next_page_token(tokens_.Make(list, absl::StrCat(pages.back().id)));
     }
-    for (const ShadowPageInfo& page : pages) Fill(*response->add_shadow_pages(), page);
+    for (const ShadowPageInfo& page : pages) {
+      if (!request->shadow_mmu().empty() && page.role.guest_mode != of_guest_mmu) continue;
+      Fill(*response->add_shadow_pages(), page);
+    }
     return grpc::Status::OK;
   }
 
@@ -264,25 +297,41 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<ShadowMmuInfo> ActiveMmu(const Vcpu& vcpu) const {
+  // The shadow MMU called `name`, or the active one if that is empty.
+  absl::StatusOr<ShadowMmuInfo> FindMmu(const Vcpu& vcpu, std::string_view name) const {
     auto mmus = vcpu.vm->ShadowMmus(vcpu.index);
     if (!mmus.ok()) return mmus.status();
+    std::vector<std::string> names;
     for (ShadowMmuInfo& mmu : *mmus) {
-      if (mmu.active) return std::move(mmu);
+      if (name.empty() ? mmu.active : mmu.name == name) return std::move(mmu);
+      names.push_back(mmu.name);
     }
-    return absl::FailedPreconditionError("no shadow MMU of the vCPU is active");
+    return absl::NotFoundError(absl::StrCat(
+        "shadow MMU '", std::string(name), "': the vCPU has only ", absl::StrJoin(names, " and ")));
   }
 
-  absl::Status WalkSptesOf(const Vcpu& vcpu, std::uint64_t address, bool linear, Access access,
+  absl::Status WalkSptesOf(const Vcpu& vcpu, const v1::WalkSptesRequest& request, Access access,
                            v1::WalkSptesResponse& response) const {
-    const auto mmu = ActiveMmu(vcpu);
+    const bool linear = request.space() == v1::WalkSptesRequest::GVA;
+    std::uint64_t address = request.address();
+    const auto mmu = FindMmu(vcpu, request.shadow_mmu());
     if (!mmu.ok()) return mmu.status();
-    const bool takes_linear = !mmu->role.direct;
+    const bool takes_linear = !mmu->role.direct && !mmu->role.guest_mode;
     if (takes_linear && !linear) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the SPTEs of ", mmu->name,
+          " are those of shadow paging: they are found by guest-virtual addresses alone"));
+    }
+    // Those of a guest whose hypervisor's tables were left behind have nobody to translate them.
+    if (linear && !mmu->active && !takes_linear) {
       return absl::FailedPreconditionError(
-          "the vCPU runs on shadow paging: its SPTEs are found by guest-virtual addresses alone");
+          absl::StrCat(mmu->name,
+                       " is not active: guest-virtual addresses are those of whatever "
+                       "runs, on another shadow MMU"));
     }
     response.set_shadow_mmu(mmu->name);
+    const auto state = vcpu.vm->GetPagingState(vcpu.index);
+    if (!state.ok()) return state.status();
     if (linear && !takes_linear) {
       v1::WalkResponse& guest = *response.mutable_guest_walk();
       const auto walked = WalkGuest(vcpu, std::string(kCpuWalk), address, access, guest);
@@ -290,9 +339,12 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
       response.set_explanation(guest.explanation());
       if (!guest.has_translation()) return absl::OkStatus();
       address = guest.translation().output();
+      // Whose page it is may decide who fetches.
+      if (access.is_fetch()) {
+        access = SecondStageAccess(mmu->format, RightsOf(guest.translation().rights()),
+                                   state->paging(), access);
+      }
     } else {
-      const auto state = vcpu.vm->GetPagingState(vcpu.index);
-      if (!state.ok()) return state.status();
       const auto check =
           linear ? CheckLinearAddress(*state, address) : CheckPhysicalAddress(*state, address);
       if (!check.ok()) return check;
@@ -302,8 +354,7 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
     if (!report.ok()) return report.status();
     response.set_address(address);
     Fill(response, *report, input, access);
-    std::optional<Gpa> gpa = Gpa(address);
-    if (takes_linear) gpa = GpaBehind(vcpu, input, access);
+    const std::optional<Gpa> gpa = GpaBehind(vcpu, *mmu, input, access);
     if (!gpa) return absl::OkStatus();
     const MemoryAttribute attribute = vcpu.vm->MemoryAttributeOf(*gpa);
     Fill(*response.mutable_attribute(),
@@ -315,9 +366,13 @@ class MmuServiceAdapter final : public v1::MmuService::Service {
     return absl::OkStatus();
   }
 
-  // What the guest's tables say `address` is, if they allow the access.
-  std::optional<Gpa> GpaBehind(const Vcpu& vcpu, InputAddress address, Access access) const {
-    const auto report = vcpu.vm->Walk(vcpu.index, kCpuWalk, address, access);
+  // The address in guest memory that `address`, an input of the SPTEs of `mmu`, stands for, if the
+  // tables that these shadow are in use and allow the access.
+  std::optional<Gpa> GpaBehind(const Vcpu& vcpu, const ShadowMmuInfo& mmu, InputAddress address,
+                               Access access) const {
+    if (mmu.role.direct && !mmu.role.guest_mode) return Gpa(address.bits());
+    if (!mmu.active) return std::nullopt;
+    const auto report = vcpu.vm->Walk(vcpu.index, mmu.walker, address, access);
     if (!report.ok() || !report->result) return std::nullopt;
     return GpaOf(report->result->output);
   }

@@ -27,6 +27,7 @@ namespace pagesaw {
 // Requests. Each refuses what the other side has no value for.
 absl::StatusOr<VmConfig> ConfigOf(const control::v1::CreateVmRequest& request);
 absl::StatusOr<Access> AccessOf(const control::v1::Access& access);
+Rights RightsOf(const control::v1::Rights& rights);
 absl::StatusOr<MemoryAttribute> AttributeOf(const control::v1::MemoryAttribute& message);
 // Sets the registers that are present in `registers`.
 absl::Status ApplyRegisters(const control::v1::Registers& registers, CpuState& state);
@@ -50,6 +51,7 @@ void Fill(control::v1::Format& message, const TdpFormat& format, unsigned physic
 // Steps, outcome and explanation of a walk.
 void Fill(control::v1::WalkResponse& message, const WalkReport& report, InputAddress address,
           Access access);
+void Fill(control::v1::NestedState& message, const NestedState& state);
 void Fill(control::v1::WalkSptesResponse& message, const WalkReport& report, InputAddress address,
           Access access);
 

@@ -87,6 +87,88 @@ void FillWalk(Response& message, const WalkReport& report, InputAddress address,
       Explain(report.result, address, access, report.format, report.trace.steps(), tables));
 }
 
+v1::Verdict::Taker TakerOf(Verdict::Taker taker) {
+  switch (taker) {
+    case Verdict::Taker::kNobody:
+      return v1::Verdict::TAKER_UNSPECIFIED;
+    case Verdict::Taker::kGuest:
+      return v1::Verdict::GUEST;
+    case Verdict::Taker::kHypervisor:
+      return v1::Verdict::HYPERVISOR;
+    case Verdict::Taker::kHost:
+      return v1::Verdict::HOST;
+  }
+  return v1::Verdict::TAKER_UNSPECIFIED;
+}
+
+const char* PolicyText(ViolationPolicy policy) {
+  switch (policy) {
+    case ViolationPolicy::kStop:
+      return "the VM pauses";
+    case ViolationPolicy::kPageFault:
+      return "whoever runs gets #PF";
+    case ViolationPolicy::kGeneralProtection:
+      return "whoever runs gets #GP";
+    case ViolationPolicy::kLog:
+      return "it is noted";
+  }
+  return "";
+}
+
+v1::Access MessageOf(Access access) {
+  v1::Access message;
+  message.set_kind(access.is_fetch()   ? v1::Access::FETCH
+                   : access.is_write() ? v1::Access::WRITE
+                                       : v1::Access::READ);
+  message.set_user(access.is_user());
+  return message;
+}
+
+void Fill(v1::NestedWalk& message, const NestedWalk& walk, const PageFormat& format) {
+  message.set_address(walk.address.bits());
+  if (walk.stage == Stage::kTable) message.set_level(static_cast<int>(Number(walk.level)));
+  *message.mutable_access() = MessageOf(walk.access);
+  for (const WalkStep& step : walk.trace.steps()) Fill(*message.add_steps(), step, format);
+  if (walk.result) {
+    Fill(*message.mutable_translation(), *walk.result, format);
+  } else {
+    Fill(*message.mutable_fault(), walk.result.fault());
+  }
+  message.set_explanation(
+      Explain(walk.result, walk.address, walk.access, format, walk.trace.steps(), Tables::kGuest));
+}
+
+// "L1 gets EPT violation, exit qualification 0x181, for 0x1000".
+std::string VerdictText(const Verdict& verdict, bool guest_mode) {
+  using Taker = Verdict::Taker;
+  if (verdict.taker == Taker::kNobody) return "nobody hears of it: it is allowed";
+  const std::string address = absl::StrCat("0x", absl::Hex(verdict.address));
+  if (verdict.taker == Taker::kHost) {
+    if (!verdict.attribute)
+      return absl::StrCat("the host (L0) answers: ", verdict.event, " at ", address);
+    const char* const what = PolicyText(verdict.attribute->policy);
+    return absl::StrCat("the host (L0) answers: the memory attribute of ", address, " is ",
+                        RightsText(verdict.attribute->rights), ", by which ", what);
+  }
+  const char* const taker = verdict.taker == Taker::kHypervisor ? "the hypervisor (L1)"
+                            : guest_mode                        ? "the guest's guest (L2)"
+                                                                : "the guest";
+  std::string text = absl::StrCat(taker, " gets ", verdict.event);
+  if (!verdict.code_name.empty()) {
+    absl::StrAppend(&text, ", ", verdict.code_name, " 0x", absl::Hex(verdict.code));
+  }
+  return absl::StrCat(text, ", for ", address);
+}
+
+void Fill(v1::Verdict& message, const Verdict& verdict, bool guest_mode) {
+  message.set_taker(TakerOf(verdict.taker));
+  message.set_event(verdict.event);
+  message.set_code_name(verdict.code_name);
+  message.set_code(verdict.code);
+  message.set_address(verdict.address);
+  message.set_description(VerdictText(verdict, guest_mode));
+}
+
 v1::MemoryAttribute::Policy PolicyOf(ViolationPolicy policy) {
   switch (policy) {
     case ViolationPolicy::kStop:
@@ -153,6 +235,14 @@ void Fill(v1::Rights& message, Rights rights) {
   message.set_shadow_stack(rights.shadow_stack());
 }
 
+Rights RightsOf(const v1::Rights& rights) {
+  return Rights((rights.read() ? Rights::kRead : 0u) | (rights.write() ? Rights::kWrite : 0u) |
+                (rights.exec_supervisor() ? Rights::kExecSupervisor : 0u) |
+                (rights.exec_user() ? Rights::kExecUser : 0u) |
+                (rights.user() ? Rights::kUser : 0u) |
+                (rights.shadow_stack() ? Rights::kShadowStack : 0u));
+}
+
 absl::StatusOr<MemoryAttribute> AttributeOf(const v1::MemoryAttribute& message) {
   const v1::Rights& rights = message.rights();
   if (rights.user()) {
@@ -160,10 +250,7 @@ absl::StatusOr<MemoryAttribute> AttributeOf(const v1::MemoryAttribute& message) 
         "attribute.rights.user: must be false: whose a page is, the guest's tables say");
   }
   MemoryAttribute attribute;
-  attribute.rights =
-      Rights((rights.read() ? Rights::kRead : 0u) | (rights.write() ? Rights::kWrite : 0u) |
-             (rights.exec_supervisor() ? Rights::kExecSupervisor : 0u) |
-             (rights.exec_user() ? Rights::kExecUser : 0u));
+  attribute.rights = RightsOf(rights) & MemoryAttribute::kEverything;
   switch (message.policy()) {
     case v1::MemoryAttribute::POLICY_UNSPECIFIED:
     case v1::MemoryAttribute::STOP:
@@ -197,11 +284,7 @@ void Fill(v1::AttributeViolation& message, const Violation& violation) {
   message.set_rip(violation.rip);
   message.set_gpa(violation.gpa.bits());
   message.set_gva(violation.linear.bits());
-  v1::Access& access = *message.mutable_access();
-  access.set_kind(violation.access.is_fetch()   ? v1::Access::FETCH
-                  : violation.access.is_write() ? v1::Access::WRITE
-                                                : v1::Access::READ);
-  access.set_user(violation.access.is_user());
+  *message.mutable_access() = MessageOf(violation.access);
   message.set_guest_table(violation.stage == Stage::kTable);
   Fill(*message.mutable_missing(), violation.missing);
   Fill(*message.mutable_rights(), violation.attribute.rights);
@@ -321,6 +404,26 @@ void Fill(v1::Format& message, const TdpFormat& format, unsigned physical_bits) 
 void Fill(v1::WalkResponse& message, const WalkReport& report, InputAddress address,
           Access access) {
   FillWalk(message, report, address, access, Tables::kGuest);
+  message.set_guest_mode(report.guest_mode);
+  for (const NestedWalk& walk : report.nested) {
+    Fill(*message.add_nested_walks(), walk, report.nested_format);
+  }
+  Fill(*message.mutable_verdict(), report.verdict, report.guest_mode);
+}
+
+void Fill(v1::NestedState& message, const NestedState& state) {
+  message.set_guest_mode(state.guest_mode);
+  if (state.tdp_walk) Fill(*message.mutable_tdp_walk(), *state.tdp_walk);
+  message.set_tag(state.tag);
+  message.set_structure(state.structure_name);
+  if (state.structure) message.set_structure_gpa(state.structure->bits());
+  for (const StructureField& field : state.fields) {
+    v1::StructureField& row = *message.add_fields();
+    row.set_name(field.name);
+    row.set_value(field.value);
+    row.set_size_bytes(static_cast<int>(field.bytes));
+    row.set_meaning(field.meaning);
+  }
 }
 
 void Fill(v1::WalkSptesResponse& message, const WalkReport& report, InputAddress address,

@@ -241,6 +241,8 @@ struct GuestEntry {
   std::optional<std::uint64_t> deadline = {};
   // Intercept::kStep is met before the first instruction, and not behind it.
   bool step_pending = false;
+  // For people: where the hypervisor has the control structure that this comes from.
+  std::optional<Gpa> structure = {};
 };
 
 // What the next instruction boundary finds besides the state, or found where the instruction at

@@ -3,6 +3,7 @@
 // and what they look like, and hears what a walk of them met; they know no control structure.
 module;
 #include <cstdint>
+#include <string_view>
 export module pagesaw.core.nested_paging;
 
 import pagesaw.core.access;
@@ -23,7 +24,9 @@ struct NestedPaging {
   bool pdptes_in_memory = false;
   bool logs_dirty = false;  // whoever sets D in a leaf asks first: Processor::LogNestedDirty
   std::uint16_t tag = 0;    // translations that other tags have cached are not this one's
-  std::uint64_t root_register = 0;  // what names the root, as the hypervisor gave it: for people
+  // For people: what names the root, as the hypervisor gave it, and what the format is called.
+  std::uint64_t root_register = 0;
+  std::string_view format_name = {};  // of storage that stays
 
   bool operator==(const NestedPaging&) const = default;
 };

@@ -14,7 +14,7 @@ import pagesaw.core.virt_extension;
 export namespace pagesaw {
 
 // Raised with every change of an interface that a plugin sees.
-inline constexpr std::uint32_t kPluginAbiVersion = 2;
+inline constexpr std::uint32_t kPluginAbiVersion = 3;
 
 // Why a registration was refused, as a sentence that names what was refused.
 struct RegistrationError {

@@ -99,6 +99,16 @@ struct Event {
   std::uint64_t cr2 = 0;  // loaded at delivery if vector is 14
 };
 
+// What translates the addresses of whatever runs, as of one instruction boundary: for people.
+struct GuestSnapshot {
+  PagingState paging = {};
+  bool guest_mode = false;  // what runs is the guest of a guest
+  // How its physical addresses are translated; nothing: they are its hypervisor's.
+  std::optional<NestedPaging> nested = {};
+  // The control structure by which guest mode was entered last.
+  std::optional<Gpa> structure = {};
+};
+
 // What becomes of INIT.
 enum class InitAnswer : std::uint8_t {
   kReset,  // it is to reset the processor
@@ -106,7 +116,7 @@ enum class InitAnswer : std::uint8_t {
   kTaken,  // the same, and there is nothing left of it
 };
 
-// All calls but RequestExit and paging_snapshot belong to the thread that runs it.
+// All calls but RequestExit and those of snapshots belong to the thread that runs it.
 class Processor {
  public:
   virtual ~Processor() = default;
@@ -188,6 +198,8 @@ class Processor {
   virtual void RequestExit() = 0;
   // The paging state as of some recent instruction boundary, never torn. Any thread.
   virtual PagingState paging_snapshot() const = 0;
+  // The same with what guest mode adds to it. Any thread.
+  virtual GuestSnapshot guest_snapshot() const { return {.paging = paging_snapshot()}; }
   // Instructions retired so far. Any thread.
   virtual std::uint64_t instructions_retired() const = 0;
   // Grows with every instruction retired and every event delivered: a guest whose handlers fault at

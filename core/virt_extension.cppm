@@ -5,12 +5,15 @@ module;
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 export module pagesaw.core.virt_extension;
 
+import pagesaw.core.access;
 import pagesaw.core.address;
 import pagesaw.core.guest_mode;
 import pagesaw.core.page_format;
 import pagesaw.core.processor;
+export import pagesaw.core.structure_fields;
 
 export namespace pagesaw {
 
@@ -28,6 +31,7 @@ struct TdpFormat {
 struct ExitDescription {
   std::string name;                 // the event's name in the manual
   std::uint64_t qualification = 0;  // exit qualification, EXITINFO1 or like
+  std::string qualification_name;   // which of them; empty: the event has none
 };
 
 struct CpuidResult {
@@ -47,6 +51,14 @@ class VirtExtension {
 
   // How the extension's hardware would report `fault`, met in tables of `format`.
   virtual ExitDescription Describe(const TableFault& fault, const PageFormat& format) const = 0;
+
+  // What the control structure is called; empty if there is none.
+  virtual std::string_view structure_name() const { return {}; }
+  // What a control structure says of memory: how its guest is translated, and how it was left last.
+  // Any bytes have an answer.
+  virtual std::vector<StructureField> FieldsOf(StructureBytes) const { return {}; }
+  // Whether a page fault of the guest with the error code `code` is its hypervisor's.
+  virtual bool InterceptsPageFault(StructureBytes, PageFaultCode) const { return false; }
 
   // Changes what CPUID answers to `leaf`, `subleaf` for what the extension itself enumerates.
   virtual void AdjustCpuid(std::uint32_t leaf, std::uint32_t subleaf,

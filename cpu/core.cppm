@@ -215,6 +215,7 @@ struct GuestMode {
   bool switched = false;               // the state has been exchanged by the instruction at hand
   std::optional<NestedPaging> nested;  // nothing unless active
   std::optional<NestedInvalidation> nested_invalidation;  // the outside is to be told of it
+  std::optional<Gpa> structure;  // by which it was entered last; stays when it is left
 };
 
 // Where control went last, while DebugCtl.LBR is set. AMD's alone: Intel's records are enumerated

@@ -128,6 +128,8 @@ void CoreHost::EnterGuestMode(const GuestEntry& entry) {
   core_.guest.step_due = entry.step_pending;
   core_.guest.tpr_fell = false;
   core_.guest.nested = entry.nested;
+  if (entry.structure) core_.guest.structure = entry.structure;
+  core_.paging_changed = true;  // what others see of it
   if (entry.nested) TellOfNestedPaging(core_);
 }
 

@@ -7,6 +7,7 @@ module pagesaw.cpu.hardware_walk;
 import pagesaw.core.page_walker;
 import pagesaw.mmu.legacy_format;
 import pagesaw.mmu.linear_walk;
+import pagesaw.mmu.second_stage_rights;
 import pagesaw.mmu.walk;
 
 namespace pagesaw::cpu {
@@ -134,7 +135,9 @@ class ThroughSecondStage {
   }
 
   bool Finish(Translation& translation, Access access) {
-    const Access asked = SecondStageAccess(translation.rights, access);
+    const Access asked =
+        SecondStageAccess(*core_.tables.format, translation.rights, paging_, access);
+    privilege_ = asked.privilege();
     if (Translate(translation.output, asked, final_)) return true;
     fault_.stage = Stage::kFinal;
     fault_.guest_rights = translation.rights;
@@ -153,22 +156,6 @@ class ThroughSecondStage {
   Privilege final_privilege() const { return privilege_; }
 
  private:
-  // Where execute rights are split by entries' own bits, the mode is that of the linear address: a
-  // user page, or no paging. Where user pages refuse supervisor fetches, it is the processor's.
-  // Elsewhere every access is a user access.
-  Access SecondStageAccess(Rights guest, Access access) {
-    const PageFormat& format = *core_.tables.format;
-    bool user = true;
-    if (format.layout.grants_execute()) {
-      user = !paging_ || guest.user();
-    } else if (format.user_pages_refuse_supervisor_fetch) {
-      user = access.is_user();
-    }
-    privilege_ = user ? Privilege::kUser : Privilege::kSupervisor;
-    if (access.is_fetch()) return Access::Fetch(privilege_);
-    return access.is_write() ? Access::Write(privilege_) : Access::Read(privilege_);
-  }
-
   static TableEntry EntryAt(const Translation& found) {
     return {.host = reinterpret_cast<std::byte*>(found.output.bits())};
   }

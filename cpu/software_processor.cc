@@ -3,12 +3,14 @@ module;
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <thread>
+#include <type_traits>
 #include <utility>
 module pagesaw.cpu.software_processor;
 
@@ -55,6 +57,24 @@ std::unique_ptr<VirtUnit> MakeUnit(const CpuModel& model) {
 bool AdmitTarget(Core& core, const Op& first) {
   return IsEndBranch(core, first) || first.run == &Ending<&Int3> || first.run == &Ending<&Int1> ||
          AdmitLegacy(core);
+}
+
+// Values that others read while they are written, word by word; whether they are whole is told
+// elsewhere.
+template <typename T, std::size_t kCount>
+void StoreWords(std::array<std::atomic<std::uint64_t>, kCount>& to, const T& value) {
+  static_assert(std::is_trivially_copyable_v<T> && kCount == (sizeof(T) + 7) / 8);
+  std::array<std::uint64_t, kCount> words = {};
+  std::memcpy(words.data(), &value, sizeof(value));
+  for (std::size_t i = 0; i < kCount; ++i) to[i].store(words[i], std::memory_order_relaxed);
+}
+
+template <typename T, std::size_t kCount>
+void LoadWords(const std::array<std::atomic<std::uint64_t>, kCount>& from, T& value) {
+  static_assert(std::is_trivially_copyable_v<T> && kCount == (sizeof(T) + 7) / 8);
+  std::array<std::uint64_t, kCount> words;
+  for (std::size_t i = 0; i < kCount; ++i) words[i] = from[i].load(std::memory_order_relaxed);
+  std::memcpy(static_cast<void*>(&value), words.data(), sizeof(value));
 }
 
 }  // namespace
@@ -359,32 +379,50 @@ void SoftwareProcessor::RequestExit() {
 }
 
 void SoftwareProcessor::PublishPaging() {
-  core_->paging_changed = false;
-  const PagingState& state = core_->paging;
-  std::array<std::uint64_t, kSnapshotWords> words = {};
-  std::memcpy(words.data(), &state, sizeof(state));
+  Core& core = *core_;
+  core.paging_changed = false;
+  const GuestMode& guest = core.guest;
   const std::uint64_t version = snapshot_version_.load(std::memory_order_relaxed);
   snapshot_version_.store(version + 1, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_release);
-  for (unsigned i = 0; i < kSnapshotWords; ++i) {
-    snapshot_[i].store(words[i], std::memory_order_relaxed);
-  }
+  StoreWords(paging_seen_, core.paging);
+  StoreWords(guest_mode_seen_, GuestModeSeen{.structure = guest.structure.value_or(Gpa()),
+                                             .active = guest.active,
+                                             .nested = guest.nested.has_value(),
+                                             .has_structure = guest.structure.has_value()});
+  if (guest.nested) StoreWords(nested_seen_, *guest.nested);
   snapshot_version_.store(version + 2, std::memory_order_release);
 }
 
-PagingState SoftwareProcessor::paging_snapshot() const {
-  std::array<std::uint64_t, kSnapshotWords> words;
+template <typename Read>
+void SoftwareProcessor::ReadSnapshot(Read read) const {
   for (;;) {
     const std::uint64_t version = snapshot_version_.load(std::memory_order_acquire);
-    for (unsigned i = 0; i < kSnapshotWords; ++i) {
-      words[i] = snapshot_[i].load(std::memory_order_relaxed);
-    }
+    read();
     std::atomic_thread_fence(std::memory_order_acquire);
-    if ((version & 1) == 0 && snapshot_version_.load(std::memory_order_relaxed) == version) break;
+    if ((version & 1) == 0 && snapshot_version_.load(std::memory_order_relaxed) == version) return;
   }
+}
+
+PagingState SoftwareProcessor::paging_snapshot() const {
   PagingState state;
-  std::memcpy(&state, words.data(), sizeof(state));
+  ReadSnapshot([&] { LoadWords(paging_seen_, state); });
   return state;
+}
+
+GuestSnapshot SoftwareProcessor::guest_snapshot() const {
+  GuestSnapshot snapshot;
+  GuestModeSeen seen;
+  NestedPaging nested;
+  ReadSnapshot([&] {
+    LoadWords(paging_seen_, snapshot.paging);
+    LoadWords(guest_mode_seen_, seen);
+    LoadWords(nested_seen_, nested);
+  });
+  snapshot.guest_mode = seen.active;
+  if (seen.nested) snapshot.nested = nested;
+  if (seen.has_structure) snapshot.structure = seen.structure;
+  return snapshot;
 }
 
 }  // namespace pagesaw::cpu

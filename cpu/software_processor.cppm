@@ -11,7 +11,9 @@ export module pagesaw.cpu.software_processor;
 
 export import pagesaw.core.processor;
 export import pagesaw.cpu.model;
+import pagesaw.core.address;
 import pagesaw.core.cpu_state;
+import pagesaw.core.nested_paging;
 import pagesaw.core.paging_state;
 export import pagesaw.cpu.code_registry;
 import pagesaw.core.guest_memory;
@@ -64,6 +66,7 @@ class SoftwareProcessor final : public Processor {
   bool LogNestedDirty(Gpa address) override;
   void RequestExit() override;
   PagingState paging_snapshot() const override;
+  GuestSnapshot guest_snapshot() const override;
   // From now on time is `time`, which counts this processor's instructions. It is the only one of
   // its VM, and does not run yet.
   void SetVirtualTime(std::shared_ptr<VirtualTime> time);
@@ -75,7 +78,13 @@ class SoftwareProcessor final : public Processor {
   std::uint64_t progress() const override { return instructions_retired() + delivered_; }
 
  private:
-  static constexpr unsigned kSnapshotWords = (sizeof(PagingState) + 7) / 8;
+  template <typename T>
+  using Words = std::array<std::atomic<std::uint64_t>, (sizeof(T) + 7) / 8>;
+  // What the snapshot has besides the paging state and nested paging.
+  struct GuestModeSeen {
+    Gpa structure = {};
+    bool active = false, nested = false, has_structure = false;
+  };
 
   // Whether something comes before the next block: true, and `core_->exit` is the exit of Run.
   bool LeavesBeforeBlock();
@@ -109,6 +118,9 @@ class SoftwareProcessor final : public Processor {
   bool TakeQueued();
   bool LeaveFor(ExitReason reason);
   void PublishPaging();
+  // Calls `read` until nothing has changed meanwhile.
+  template <typename Read>
+  void ReadSnapshot(Read read) const;
 
   CpuModel model_;
   std::shared_ptr<CodeRegistry> registry_;
@@ -130,7 +142,9 @@ class SoftwareProcessor final : public Processor {
 
   // A snapshot that other threads read: `version` is odd while it changes.
   std::atomic<std::uint64_t> snapshot_version_{0};
-  std::array<std::atomic<std::uint64_t>, kSnapshotWords> snapshot_{};
+  Words<PagingState> paging_seen_{};
+  Words<GuestModeSeen> guest_mode_seen_{};
+  Words<NestedPaging> nested_seen_{};  // of a guest mode with nested paging
 };
 
 }  // namespace pagesaw::cpu

@@ -2,7 +2,8 @@
 // page tables, with every combination of rights at several levels and every kind of access, and
 // checks exit reason, qualification and address of each, and A and D. Exits with status 1 if all
 // went well, 3 if not. `switches=N` on the command line times as many VM entries, each with the VM
-// exit that ends it.
+// exit that ends it. With `stay` the guest then stays alive, to be looked at: its linear 40000000h
+// is the probed page; with `stay-plain` as well, but without EPT, and reads 2000000h.
 //
 // Physical memory, in MiB: image at 1, EPT 4 to 6, the guest's tables 6 to 8, VMX regions at 8, the
 // probed page at 32. The guest sees that page at 512 GiB. Needs 48 MiB.
@@ -19,7 +20,8 @@
 // nonzero if there is no VM entry. `ept_switch` resumes a guest that meets its VMCALL again and
 // again, and returns how often it did not.
 asm(R"(
-        .globl guest_read, guest_write, guest_fetch, guest_call, ept_enter, ept_switch
+        .globl guest_read, guest_write, guest_fetch, guest_call, guest_stay
+        .globl ept_enter, ept_switch
 guest_read:
         mov (%rdi), %rax
         vmcall
@@ -30,6 +32,9 @@ guest_fetch:
         jmp *%rdi
 guest_call:
         vmcall
+guest_stay:
+        mov (%rdi), %rax
+        jmp guest_stay
 ept_switch:
         push %rbx
         push %rbp
@@ -64,7 +69,7 @@ ept_enter:
         pop %rbx
         ret
 )");
-extern "C" const char guest_read[], guest_write[], guest_fetch[], guest_call[];
+extern "C" const char guest_read[], guest_write[], guest_fetch[], guest_call[], guest_stay[];
 extern "C" uint64_t ept_switch(uint64_t count);
 extern "C" int ept_enter(uint64_t address, int resumes);
 
@@ -358,6 +363,17 @@ void Switches(uint64_t count) {
   Print(count, " switches, ticks of each: ", (ReadTsc() - begin) / count, "\n");
 }
 
+// Page faults are the guest's own.
+void Stay(bool nests) {
+  SetPointer(true);
+  Write(0x4004, ~(1u << 14));
+  if (!nests) Write(0x401e, 0);
+  Print("the guest stays\n");
+  const uint64_t reason = Run(guest_stay, nests ? kLinear : kProbed);
+  Print("the guest was left, exit reason ", Hex{reason, 2}, "\n");
+  wrong = true;
+}
+
 }  // namespace
 }  // namespace guest
 
@@ -389,6 +405,8 @@ extern "C" void GuestMain(const guest::MultibootInfo* info) {
   TablesInDevice();
   AccessedAndDirty();
   if (const uint64_t count = NumberOf(*info, "switches", 0); count != 0) Switches(count);
+  const bool plain = HasWord(*info, "stay-plain");
+  if (plain || HasWord(*info, "stay")) Stay(!plain);
   Print(wrong ? "something is wrong\n" : "all is well\n");
   Exit(wrong ? 1 : 0);
 }

@@ -1,7 +1,9 @@
 // A hypervisor for AMD processors in miniature: runs a guest of a few instructions with nested
 // paging, provokes every kind of nested page fault, and checks exit code, EXITINFO1 and EXITINFO2
 // of each, and A and D in the nested tables. Exits with status 1 if all went well, 3 if not.
-// `switches=N` on the command line times as many VMRUNs, each with the #VMEXIT that ends it.
+// `switches=N` on the command line times as many VMRUNs, each with the #VMEXIT that ends it. With
+// `stay` the guest then stays alive, to be looked at: its 2005000h is 2004000h of the hypervisor's;
+// with `stay-plain` as well, but without nested paging.
 //
 // Physical memory, in MiB: image at 1, nested tables 4 to 6, the guest's tables 6 to 8, control
 // block and save area at 8, the probed pages 32 to 34. Needs 48 MiB.
@@ -15,7 +17,7 @@
 
 // What the guest executes: one access at RDI, then VMMCALL.
 asm(R"(
-        .globl guest_read, guest_write, guest_fetch, guest_call
+        .globl guest_read, guest_write, guest_fetch, guest_call, guest_stay
 guest_read:
         mov (%rdi), %rax
         vmmcall
@@ -26,8 +28,11 @@ guest_fetch:
         jmp *%rdi
 guest_call:
         vmmcall
+guest_stay:
+        mov (%rdi), %rax
+        jmp guest_stay
 )");
-extern "C" const char guest_read[], guest_write[], guest_fetch[], guest_call[];
+extern "C" const char guest_read[], guest_write[], guest_fetch[], guest_call[], guest_stay[];
 
 namespace guest {
 namespace {
@@ -237,6 +242,16 @@ void Switches(uint64_t count) {
   Print(count, " switches, ticks of each: ", (end - begin) / count, "\n");
 }
 
+void Stay(bool nests) {
+  nested->Map(kProbed, kProbed - 0x1000, PageSize::k4K, kWritable | kUser);
+  Describe(guest_stay, false);
+  if (!nests) Field<uint64_t>(0x090) = 0;
+  Print("the guest stays\n");
+  Enter(kProbed);
+  Print("the guest was left, exit code ", Hex{Field<uint64_t>(0x070), 3}, "\n");
+  wrong = true;
+}
+
 }  // namespace
 }  // namespace guest
 
@@ -257,6 +272,8 @@ extern "C" void GuestMain(const guest::MultibootInfo* info) {
   LargePages();
   if ((Cpuid(0x8000'000a).edx >> 17 & 1) != 0) ExecuteTrap();
   if (const uint64_t count = NumberOf(*info, "switches", 0); count != 0) Switches(count);
+  const bool plain = HasWord(*info, "stay-plain");
+  if (plain || HasWord(*info, "stay")) Stay(!plain);
   Print(wrong ? "something is wrong\n" : "all is well\n");
   Exit(wrong ? 1 : 0);
 }

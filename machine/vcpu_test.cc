@@ -94,7 +94,6 @@ class FakeVmMmu final : public VmMmu {
  public:
   std::unique_ptr<ShadowMmu> MakeRootMmu(unsigned) override { return nullptr; }
   void SetPagingState(unsigned, const PagingState&) override {}
-  std::unique_ptr<PageWalker> MakeCpuWalker(const PagingState&) const override { return nullptr; }
   void MemoryWritten(Gpa, std::uint64_t) override {}
   void ZapFrames(Gfn, std::uint64_t) override {}
   bool KeepsDirtyBits() const override { return false; }

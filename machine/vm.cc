@@ -192,6 +192,7 @@ struct Vm::Impl final : public TlbFlusher,
     return absl::NotFoundError(
         absl::StrFormat("VM '%s': vCPU %d: there are %d", config.name, index, vcpus.size()));
   }
+  absl::StatusOr<Inspector> Inspect(unsigned vcpu) const;
   absl::StatusOr<const ShadowMmu*> FindShadowMmu(unsigned vcpu, std::string_view name) const;
   absl::Status CheckAttribute(Gpa first, std::uint64_t bytes, Rights rights) const;
 
@@ -208,7 +209,9 @@ struct Vm::Impl final : public TlbFlusher,
   Console console;
   VmMemory memory{*this};
   StructureMemory structure_memory{memory.slots()};
+  const VirtExtension* extension = nullptr;
   const TdpFormat* tdp_format = nullptr;
+  const TdpFormat* nested_format = nullptr;  // null: processors offer no nested paging
   std::unique_ptr<Board> board;
   std::unique_ptr<VmMmu> mmu;
   std::vector<std::unique_ptr<MsrFile>> msrs;
@@ -232,8 +235,10 @@ bool Vm::Impl::DeviceMay(Rights rights, Gpa gpa, std::uint64_t bytes) const {
 // -- making one
 
 absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& parts) {
-  const auto extension = FindExtension(registry, config.vendor);
-  if (!extension.ok()) return extension.status();
+  const auto found = FindExtension(registry, config.vendor);
+  if (!found.ok()) return found.status();
+  extension = *found;
+  nested_format = ChooseNestedFormat(registry, *extension);
   const auto format = ChooseTdpFormat(registry, config);
   if (!format.ok()) return format.status();
   tdp_format = *format;
@@ -242,7 +247,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
   for (unsigned i = 0; i < config.cpu_count; ++i) {
     auto processor = parts.make_processor({.index = i,
                                            .count = config.cpu_count,
-                                           .extension = *extension,
+                                           .extension = extension,
                                            .memory = &structure_memory,
                                            .cpu_model = config.cpu_model,
                                            .cpu_features = config.cpu_features,
@@ -256,7 +261,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                               .flusher = this,
                               .tdp = config.tdp,
                               .tdp_format = tdp_format,
-                              .nested_format = ChooseNestedFormat(registry, **extension),
+                              .nested_format = nested_format,
                               .accessed_dirty = config.spte_accessed_dirty,
                               .features = processors[0]->paging_snapshot().features,
                               .vcpu_count = config.cpu_count});
@@ -275,7 +280,7 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
                    .virtio = *std::move(virtio)},
       *clock, console, *this, *this, [this](unsigned cpu) { Wake(cpu); },
       [this](Gfn gfn) { mmu->ZapFrames(gfn, 1); });
-  const bool amd_counters = (*extension)->cpuid_vendor() == "AuthenticAMD";
+  const bool amd_counters = extension->cpuid_vendor() == "AuthenticAMD";
   for (unsigned i = 0; i < config.cpu_count; ++i) {
     std::unique_ptr<ShadowMmu> root_mmu = mmu->MakeRootMmu(i);
     std::unique_ptr<ShadowMmu> guest_mmu = mmu->MakeGuestMmu(
@@ -498,14 +503,32 @@ absl::Status Vm::SetRegisters(unsigned vcpu, const CpuState& state) {
 
 // -- inspection
 
+absl::StatusOr<Inspector> Vm::Impl::Inspect(unsigned vcpu) const {
+  const auto found = FindVcpu(vcpu);
+  if (!found.ok()) return found.status();
+  return Inspector({.extension = extension,
+                    .memory = &memory,
+                    .attributes = &mmu->attributes(),
+                    .root_mmu = &(*found)->root_mmu(),
+                    .guest_mmu = (*found)->guest_mmu(),
+                    .root_format = config.tdp ? tdp_format->name : "linear",
+                    .guest_format = nested_format != nullptr ? nested_format->name : ""},
+                   (*found)->processor().guest_snapshot());
+}
+
 absl::StatusOr<const ShadowMmu*> Vm::Impl::FindShadowMmu(unsigned vcpu,
                                                          std::string_view mmu_name) const {
   const auto found = FindVcpu(vcpu);
   if (!found.ok()) return found.status();
-  const ShadowMmu& root_mmu = (*found)->root_mmu();
-  if (root_mmu.name() == mmu_name) return &root_mmu;
+  std::vector<std::string> names;
+  for (const ShadowMmu* shadow : {&(*found)->root_mmu(), (*found)->guest_mmu()}) {
+    if (shadow == nullptr) continue;
+    if (shadow->name() == mmu_name) return shadow;
+    names.emplace_back(shadow->name());
+  }
   return absl::NotFoundError(absl::StrFormat("shadow MMU '%s': vCPU %d of VM '%s' has only %s",
-                                             mmu_name, vcpu, config.name, root_mmu.name()));
+                                             mmu_name, vcpu, config.name,
+                                             absl::StrJoin(names, " and ")));
 }
 
 absl::StatusOr<PagingState> Vm::GetPagingState(unsigned vcpu) const {
@@ -514,46 +537,34 @@ absl::StatusOr<PagingState> Vm::GetPagingState(unsigned vcpu) const {
   return (*found)->processor().paging_snapshot();
 }
 
+absl::StatusOr<NestedState> Vm::GetNestedState(unsigned vcpu) const {
+  const auto inspector = impl_->Inspect(vcpu);
+  if (!inspector.ok()) return inspector.status();
+  return inspector->Nested();
+}
+
 absl::StatusOr<std::vector<WalkerInfo>> Vm::Walkers(unsigned vcpu) const {
-  const auto state = GetPagingState(vcpu);
-  if (!state.ok()) return state.status();
-  const std::unique_ptr<PageWalker> walker = impl_->mmu->MakeCpuWalker(*state);
-  const PagingMode mode = state->mode();
-  return std::vector<WalkerInfo>{{.name = std::string(walker->name()),
-                                  .format_name = std::string(PagingModeName(mode)),
-                                  .format = walker->format(),
-                                  .mode = mode,
-                                  .root_level = walker->root_level(),
-                                  .root_register = walker->root_register()}};
+  const auto inspector = impl_->Inspect(vcpu);
+  if (!inspector.ok()) return inspector.status();
+  return inspector->Walkers();
 }
 
 absl::StatusOr<std::vector<ShadowMmuInfo>> Vm::ShadowMmus(unsigned vcpu) const {
-  const auto found = impl_->FindVcpu(vcpu);
-  if (!found.ok()) return found.status();
-  const ShadowMmu& mmu = (*found)->root_mmu();
-  return std::vector<ShadowMmuInfo>{
-      {.name = std::string(mmu.name()),
-       .format_name = impl_->config.tdp ? impl_->tdp_format->name : "linear",
-       .format = mmu.format(),
-       .role = mmu.root_role(),
-       .walker = std::string(mmu.walker().name()),
-       .active = true}};
+  const auto inspector = impl_->Inspect(vcpu);
+  if (!inspector.ok()) return inspector.status();
+  return inspector->ShadowMmus();
 }
 
 absl::StatusOr<WalkReport> Vm::Walk(unsigned vcpu, std::string_view walker_name,
                                     InputAddress address, Access access) const {
-  const auto state = GetPagingState(vcpu);
-  if (!state.ok()) return state.status();
-  const std::unique_ptr<PageWalker> walker = impl_->mmu->MakeCpuWalker(*state);
-  if (walker->name() != walker_name) {
-    return absl::NotFoundError(absl::StrFormat("walker '%s': vCPU %d of VM '%s' has only %s",
-                                               walker_name, vcpu, name(), walker->name()));
-  }
-  const auto hold = impl_->memory.Hold();
-  WalkReport report;
-  report.result = walker->Inspect(address, access, &report.trace);
-  report.format = walker->format();
-  return report;
+  const auto inspector = impl_->Inspect(vcpu);
+  if (!inspector.ok()) return inspector.status();
+  if (auto report = inspector->Walk(walker_name, address, access)) return *std::move(report);
+  std::vector<std::string> names;
+  for (const WalkerInfo& walker : inspector->Walkers()) names.push_back(walker.name);
+  return absl::NotFoundError(absl::StrFormat("walker '%s': vCPU %d of VM '%s' has now only %s",
+                                             walker_name, vcpu, name(),
+                                             absl::StrJoin(names, " and ")));
 }
 
 absl::StatusOr<WalkReport> Vm::WalkSptes(unsigned vcpu, std::string_view mmu, InputAddress address,

@@ -18,12 +18,12 @@ import pagesaw.core.address;
 import pagesaw.core.cpu_state;
 import pagesaw.core.guest_memory;
 import pagesaw.core.memory_attribute;
-import pagesaw.core.page_format;
 import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.plugin;
 import pagesaw.core.shadow_mmu;
 export import pagesaw.machine.console;
+export import pagesaw.machine.inspector;
 export import pagesaw.machine.lifecycle;
 export import pagesaw.machine.violation_log;
 export import pagesaw.machine.vm_config;
@@ -33,33 +33,6 @@ export import pagesaw.machine.vm_parts;
 export import pagesaw.mmu.memory_attributes;
 
 export namespace pagesaw {
-
-// A walker of a vCPU as it is now.
-struct WalkerInfo {
-  std::string name;
-  std::string format_name;
-  PageFormat format;  // of the guest's entries
-  PagingMode mode = PagingMode::kNone;
-  unsigned root_level = 0;  // 0: no paging, output = input
-  std::uint64_t root_register = 0;
-};
-
-// A shadow MMU of a vCPU as it is now.
-struct ShadowMmuInfo {
-  std::string name;
-  std::string format_name;
-  PageFormat format;    // of the SPTEs
-  ShadowRole role;      // of its roots
-  std::string walker;   // the walker that says what the guest wants
-  bool active = false;  // the processor runs on its tables
-};
-
-// One walk: the outcome and every entry read, with the format that decodes them.
-struct WalkReport {
-  WalkResult result = WalkFault{};
-  WalkTrace trace;
-  PageFormat format;
-};
 
 struct VmStatistics {
   MmuStatistics mmu;
@@ -136,12 +109,17 @@ class Vm {
   absl::StatusOr<PagingState> GetPagingState(unsigned vcpu) const;
   absl::StatusOr<std::vector<WalkerInfo>> Walkers(unsigned vcpu) const;
   absl::StatusOr<std::vector<ShadowMmuInfo>> ShadowMmus(unsigned vcpu) const;
-  // Walks the guest's tables for `address`, a linear address for `cpu_walk`.
+  // Walks the guest's tables for `address`: a linear address for `cpu_walk`, a physical address of
+  // the guest's guest for `tdp_walk`, which there is while that has nested paging.
   absl::StatusOr<WalkReport> Walk(unsigned vcpu, std::string_view walker, InputAddress address,
                                   Access access) const;
-  // Walks the SPTEs for `address`, a guest-physical address while two-stage translation is on.
+  // Walks the SPTEs for `address`, in the input space of the shadow MMU: for `root_mmu` a
+  // guest-physical address, or a linear one if two-stage translation is off; for `guest_mmu` a
+  // physical address of the guest's guest, by the tables that it used last.
   absl::StatusOr<WalkReport> WalkSptes(unsigned vcpu, std::string_view mmu, InputAddress address,
                                        Access access) const;
+  // Guest mode, and what the hypervisor in the guest says of memory.
+  absl::StatusOr<NestedState> GetNestedState(unsigned vcpu) const;
   absl::StatusOr<std::vector<RootInfo>> Roots(unsigned vcpu, std::string_view mmu) const;
   // At most `max_count` shadow pages with ids above `after_id`, ascending.
   std::vector<ShadowPageInfo> ShadowPages(std::uint64_t after_id, unsigned max_count) const;

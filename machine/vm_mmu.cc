@@ -14,7 +14,6 @@ import pagesaw.core.guest_memory;
 import pagesaw.core.memory_attribute;
 import pagesaw.core.nested_paging;
 import pagesaw.core.page_format;
-import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.shadow_mmu;
 import pagesaw.core.virt_extension;
@@ -83,10 +82,6 @@ class SharedVmMmu : public VmMmu {
 
   void SetPagingState(unsigned vcpu, const PagingState& state) override {
     walkers_[vcpu]->Reset(state);
-  }
-
-  std::unique_ptr<PageWalker> MakeCpuWalker(const PagingState& state) const override {
-    return std::make_unique<CpuWalker>(memory_, state);
   }
 
   void MemoryWritten(Gpa gpa, std::uint64_t bytes) override { pages_.GuestWrote(gpa, bytes); }

@@ -15,7 +15,6 @@ import pagesaw.core.address;
 import pagesaw.core.guest_memory;
 import pagesaw.core.memory_attribute;
 import pagesaw.core.nested_paging;
-import pagesaw.core.page_walker;
 import pagesaw.core.paging_state;
 import pagesaw.core.processor;
 import pagesaw.core.shadow_mmu;
@@ -58,8 +57,6 @@ class VmMmu {
   virtual void SetNestedPaging(unsigned, const NestedPaging&) {}
   // Tells the vCPU's walker that the guest's paging state is now `state`. Its thread only.
   virtual void SetPagingState(unsigned vcpu, const PagingState& state) = 0;
-  // A `cpu_walk` of its own for an inspector, initialised from `state`. Any thread.
-  virtual std::unique_ptr<PageWalker> MakeCpuWalker(const PagingState& state) const = 0;
 
   // The host has written `bytes` bytes of guest memory from `gpa`. Any thread.
   virtual void MemoryWritten(Gpa gpa, std::uint64_t bytes) = 0;

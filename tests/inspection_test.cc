@@ -70,26 +70,33 @@ class InspectionTest : public testing::Test {
 
   // The tour, running, when it has come to its last part.
   void StartTour(std::int64_t memory_bytes) {
+    v1::VmConfig config;
+    config.set_memory_bytes(memory_bytes);
+    config.set_image_path(std::filesystem::absolute("guests/tour.elf"));
+    StartUntil("tour", config, "beat");
+  }
+
+  // A VM that runs, when its console has shown `line`.
+  void StartUntil(const std::string& id, const v1::VmConfig& config, const std::string& line) {
     v1::CreateVmRequest create;
-    create.set_vm_id("tour");
-    create.mutable_config()->set_memory_bytes(memory_bytes);
-    create.mutable_config()->set_image_path(std::filesystem::absolute("guests/tour.elf"));
+    create.set_vm_id(id);
+    *create.mutable_config() = config;
     grpc::ClientContext creating, starting, watching;
     v1::Vm vm;
     const grpc::Status created = vm_stub_->CreateVm(&creating, create, &vm);
     ASSERT_TRUE(created.ok()) << created.error_message();
     v1::StartVmRequest start;
-    start.set_name("vms/tour");
+    start.set_name("vms/" + id);
     ASSERT_TRUE(vm_stub_->StartVm(&starting, start, &vm).ok());
     v1::StreamConsoleRequest watch;
-    watch.set_name("vms/tour");
+    watch.set_name("vms/" + id);
     const auto console = vm_stub_->StreamConsole(&watching, watch);
     std::string text;
     v1::StreamConsoleResponse message;
-    while (text.find("beat") == std::string::npos && console->Read(&message)) {
+    while (text.find(line) == std::string::npos && console->Read(&message)) {
       text += message.data();
     }
-    ASSERT_NE(text.find("beat"), std::string::npos) << text;
+    ASSERT_NE(text.find(line), std::string::npos) << text;
     watching.TryCancel();
     while (console->Read(&message)) {
     }
@@ -196,6 +203,142 @@ TEST_F(InspectionTest, ChangesNothingAndStopsNobody) {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   std::printf("%ld inspections, %.0f a second\n", made,
               static_cast<double>(made) / seconds.count());
+}
+
+// A guest's guest: 2005000h of its linear and physical addresses is 2004000h of its hypervisor's.
+class NestedInspectionTest : public InspectionTest {
+ protected:
+  NestedInspectionTest() {
+    v1::VmConfig config;
+    config.set_vendor("amd");
+    config.set_memory_bytes(64 << 20);
+    config.set_command_line("stay");
+    config.set_image_path(std::filesystem::absolute("guests/npt.elf"));
+    StartUntil("nest", config, "the guest stays");
+    while (!Nested().guest_mode()) std::this_thread::sleep_for(milliseconds(1));
+  }
+
+  template <typename Request, typename Response>
+  grpc::Status Call(grpc::Status (v1::MmuService::Stub::*method)(grpc::ClientContext*,
+                                                                 const Request&, Response*),
+                    const Request& request, Response* response) {
+    grpc::ClientContext context;
+    return (mmu_stub_.get()->*method)(&context, request, response);
+  }
+  v1::NestedState Nested() {
+    v1::GetNestedStateRequest request;
+    request.set_name("vms/nest/vcpus/0");
+    v1::NestedState state;
+    EXPECT_TRUE(Call(&v1::MmuService::Stub::GetNestedState, request, &state).ok());
+    return state;
+  }
+  static v1::WalkSptesRequest SptesOf(std::uint64_t address, v1::WalkSptesRequest::Space space,
+                                      const std::string& mmu) {
+    v1::WalkSptesRequest request;
+    request.set_vcpu("vms/nest/vcpus/0");
+    request.set_address(address);
+    request.set_space(space);
+    request.set_shadow_mmu(mmu);
+    return request;
+  }
+
+  static constexpr std::uint64_t kOfGuest = 0x200'5000, kOfHypervisor = 0x200'4000;
+};
+
+TEST_F(NestedInspectionTest, AWalkHasBothStagesAndAVerdict) {
+  v1::WalkRequest request;
+  request.set_vcpu("vms/nest/vcpus/0");
+  request.set_address(kOfGuest);
+  v1::WalkResponse walk;
+  ASSERT_TRUE(Call(&v1::MmuService::Stub::Walk, request, &walk).ok());
+  EXPECT_TRUE(walk.guest_mode());
+  ASSERT_EQ(walk.steps_size(), 3);
+  ASSERT_EQ(walk.nested_walks_size(), 4);
+  EXPECT_EQ(walk.nested_walks(0).level(), 4);
+  EXPECT_EQ(walk.nested_walks(0).address(), walk.steps(0).entry_address());
+  EXPECT_EQ(walk.nested_walks(3).level(), 0);
+  EXPECT_EQ(walk.nested_walks(3).steps_size(), 4);
+  EXPECT_EQ(walk.nested_walks(3).translation().output(), kOfHypervisor);
+  EXPECT_EQ(walk.verdict().taker(), v1::Verdict::TAKER_UNSPECIFIED);
+
+  // Nothing is mapped behind the guest's memory, which is as large as its hypervisor's.
+  request.set_walker("tdp_walk");
+  request.set_address(0x1000'0000);
+  ASSERT_TRUE(Call(&v1::MmuService::Stub::Walk, request, &walk).ok());
+  EXPECT_TRUE(walk.has_fault());
+  EXPECT_EQ(walk.verdict().taker(), v1::Verdict::HYPERVISOR);
+  EXPECT_EQ(walk.verdict().code(), 0x1'0000'0004u);
+  EXPECT_EQ(walk.verdict().description(),
+            "the hypervisor (L1) gets nested page fault, EXITINFO1 0x100000004, for 0x10000000");
+}
+
+TEST_F(NestedInspectionTest, SptesAreThoseOfTheShadowMmuAskedFor) {
+  using Request = v1::WalkSptesRequest;
+  v1::WalkSptesResponse response;
+  ASSERT_TRUE(
+      Call(&v1::MmuService::Stub::WalkSptes, SptesOf(kOfGuest, Request::GVA, ""), &response).ok());
+  EXPECT_EQ(response.shadow_mmu(), "guest_mmu");
+  EXPECT_EQ(response.address(), kOfGuest);
+  EXPECT_TRUE(response.has_translation());
+  EXPECT_EQ(response.attribute().gpa(), kOfHypervisor);
+  const std::uint64_t host = response.translation().output();
+  ASSERT_TRUE(Call(&v1::MmuService::Stub::WalkSptes,
+                   SptesOf(kOfHypervisor, Request::GPA, "root_mmu"), &response)
+                  .ok());
+  EXPECT_EQ(response.shadow_mmu(), "root_mmu");
+  if (response.has_translation()) EXPECT_EQ(response.translation().output(), host);
+  EXPECT_EQ(Call(&v1::MmuService::Stub::WalkSptes, SptesOf(0, Request::GVA, "root_mmu"), &response)
+                .error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(Call(&v1::MmuService::Stub::WalkSptes, SptesOf(0, Request::GPA, "tdp_mmu"), &response)
+                .error_message(),
+            "shadow MMU 'tdp_mmu': the vCPU has only root_mmu and guest_mmu");
+}
+
+TEST_F(NestedInspectionTest, ListsAreOfOneShadowMmuOrOfBoth) {
+  const auto roots_of = [this](const std::string& mmu) {
+    v1::ListRootsRequest request;
+    request.set_parent("vms/nest/vcpus/0");
+    request.set_shadow_mmu(mmu);
+    v1::ListRootsResponse response;
+    EXPECT_TRUE(Call(&v1::MmuService::Stub::ListRoots, request, &response).ok());
+    return response;
+  };
+  EXPECT_EQ(roots_of("root_mmu").roots_size(), 1);
+  const int of_guest = roots_of("guest_mmu").roots_size();
+  EXPECT_GT(of_guest, 0);
+  EXPECT_EQ(roots_of("").roots_size(), of_guest + 1);
+  EXPECT_EQ(roots_of("guest_mmu").roots(0).root_register(), Nested().tdp_walk().root_register());
+
+  v1::ListShadowPagesRequest request;
+  request.set_parent("vms/nest");
+  request.set_page_size(1000);
+  v1::ListShadowPagesResponse pages;
+  request.set_shadow_mmu("guest_mmu");
+  ASSERT_TRUE(Call(&v1::MmuService::Stub::ListShadowPages, request, &pages).ok());
+  EXPECT_GT(pages.shadow_pages_size(), 0);
+  for (const v1::ShadowPage& page : pages.shadow_pages()) EXPECT_TRUE(page.role().guest_mode());
+  request.set_shadow_mmu("root_mmu");
+  ASSERT_TRUE(Call(&v1::MmuService::Stub::ListShadowPages, request, &pages).ok());
+  EXPECT_GT(pages.shadow_pages_size(), 0);
+  for (const v1::ShadowPage& page : pages.shadow_pages()) EXPECT_FALSE(page.role().guest_mode());
+  request.set_shadow_mmu("ept");
+  EXPECT_EQ(Call(&v1::MmuService::Stub::ListShadowPages, request, &pages).error_message(),
+            "shadow_mmu 'ept': must be root_mmu or guest_mmu");
+}
+
+TEST_F(NestedInspectionTest, TheControlBlockHasNames) {
+  const v1::NestedState state = Nested();
+  EXPECT_EQ(state.structure(), "VMCB");
+  EXPECT_EQ(state.structure_gpa(), 0x80'0000u);
+  EXPECT_EQ(state.tdp_walk().paging_mode(), "4-level");
+  EXPECT_EQ(state.tag(), 1);
+  bool found = false;
+  for (const v1::StructureField& field : state.fields()) {
+    found = found || (field.name() == "nested control" && field.meaning() == "NP_ENABLE" &&
+                      field.size_bytes() == 8);
+  }
+  EXPECT_TRUE(found);
 }
 
 // The bound leaves room for sanitizers' own memory; without them a VM costs some hundred KiB.

@@ -102,6 +102,9 @@ absl::StatusOr<v1::WalkResponse> Client::Call(const v1::WalkRequest& request) {
 absl::StatusOr<v1::WalkSptesResponse> Client::Call(const v1::WalkSptesRequest& request) {
   return Unary(*stubs_->mmu, &v1::MmuService::Stub::WalkSptes, request);
 }
+absl::StatusOr<v1::NestedState> Client::Call(const v1::GetNestedStateRequest& request) {
+  return Unary(*stubs_->mmu, &v1::MmuService::Stub::GetNestedState, request);
+}
 absl::StatusOr<v1::ListRootsResponse> Client::Call(const v1::ListRootsRequest& request) {
   return Unary(*stubs_->mmu, &v1::MmuService::Stub::ListRoots, request);
 }

@@ -50,6 +50,7 @@ class Client {
   absl::StatusOr<control::v1::Format> Call(const control::v1::GetFormatRequest& request);
   absl::StatusOr<control::v1::WalkResponse> Call(const control::v1::WalkRequest& request);
   absl::StatusOr<control::v1::WalkSptesResponse> Call(const control::v1::WalkSptesRequest& request);
+  absl::StatusOr<control::v1::NestedState> Call(const control::v1::GetNestedStateRequest& request);
   absl::StatusOr<control::v1::ListRootsResponse> Call(const control::v1::ListRootsRequest& request);
   absl::StatusOr<control::v1::ListShadowPagesResponse> Call(
       const control::v1::ListShadowPagesRequest& request);

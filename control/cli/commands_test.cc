@@ -108,6 +108,9 @@ INSTANTIATE_TEST_SUITE_P(
                   "--access=jump: must be one of: read, write, fetch"},
         UsageCase{
             "Vcpu", {"walk", "a", "0", "--vcpu=-1"}, "--vcpu=-1: must be a number from 0 to 4095"},
+        UsageCase{"Mmu",
+                  {"root", "list", "a", "--mmu=tdp_mmu"},
+                  "--mmu=tdp_mmu: must be one of: root_mmu, guest_mmu"},
         UsageCase{
             "Space", {"spte", "a", "0", "--space=hpa"}, "--space=hpa: must be one of: gpa, gva"},
         UsageCase{"Size",

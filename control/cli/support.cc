@@ -70,6 +70,14 @@ absl::StatusOr<std::string> VcpuNameOf(const ParsedCommand& parsed) {
   return absl::StrCat(*vm, "/vcpus/", *vcpu);
 }
 
+absl::StatusOr<std::string> MmuOf(const ParsedCommand& parsed) {
+  if (!parsed.Has("mmu")) return std::string();
+  static constexpr const char* kNames[] = {"root_mmu", "guest_mmu"};
+  const auto choice = ParseChoice("--mmu", parsed.Value("mmu"), {kNames[0], kNames[1]});
+  if (!choice.ok()) return Usage(choice.status());
+  return std::string(kNames[*choice]);
+}
+
 absl::StatusOr<v1::Access> AccessOf(const ParsedCommand& parsed) {
   const auto kind =
       ParseChoice("--access", parsed.Value("access", "read"), {"read", "write", "fetch"});
@@ -133,6 +141,12 @@ std::string HexText(std::uint64_t value) { return absl::StrCat("0x", absl::Hex(v
 
 std::string HexText16(std::uint64_t value) {
   return absl::StrCat("0x", absl::Hex(value, absl::kZeroPad16));
+}
+
+std::string LevelText(int level) {
+  static constexpr const char* kNames[] = {"PTE", "PDE", "PDPTE", "PML4E", "PML5E"};
+  if (level < 1 || level > static_cast<int>(std::size(kNames))) return absl::StrCat(level);
+  return absl::StrCat(level, " ", kNames[level - 1]);
 }
 
 std::string RightsText(const v1::Rights& rights) {

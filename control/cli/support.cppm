@@ -27,6 +27,8 @@ inline constexpr OptionSpec kOutputOption = {
     .name = "output", .placeholder = "table|json", .help = "how to print; default: table"};
 inline constexpr OptionSpec kVcpuOption = {
     .name = "vcpu", .placeholder = "0", .help = "the vCPU; default: 0"};
+inline constexpr OptionSpec kMmuOption = {
+    .name = "mmu", .placeholder = "root_mmu|guest_mmu", .help = "the shadow MMU; default: all"};
 inline constexpr OptionSpec kAccessOption = {
     .name = "access", .placeholder = "read|write|fetch", .help = "default: read"};
 inline constexpr OptionSpec kUserOption = {
@@ -40,6 +42,8 @@ absl::StatusOr<bool> WantsJson(const ParsedCommand& parsed);
 absl::StatusOr<std::string> VmNameOf(const std::string& operand);
 // `vms/{vm}/vcpus/{vcpu}` of the first operand and --vcpu.
 absl::StatusOr<std::string> VcpuNameOf(const ParsedCommand& parsed);
+// The name of --mmu; empty if it is not given.
+absl::StatusOr<std::string> MmuOf(const ParsedCommand& parsed);
 absl::StatusOr<control::v1::Access> AccessOf(const ParsedCommand& parsed);
 absl::StatusOr<std::uint64_t> AddressOf(std::string_view where, std::string_view text);
 
@@ -78,6 +82,7 @@ void PrintJson(std::initializer_list<const google::protobuf::Message*> messages)
 // Texts.
 std::string HexText(std::uint64_t value);
 std::string HexText16(std::uint64_t value);  // all 16 digits
+std::string LevelText(int level);            // 4 PML4E
 std::string RightsText(const control::v1::Rights& rights);
 std::string RoleText(const control::v1::ShadowRole& role);
 std::string BytesText(std::int64_t bytes);  // 512M

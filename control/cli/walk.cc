@@ -18,12 +18,6 @@ namespace pagesaw {
 namespace v1 = control::v1;
 namespace {
 
-std::string LevelText(int level) {
-  static constexpr const char* kNames[] = {"PTE", "PDE", "PDPTE", "PML4E", "PML5E"};
-  if (level < 1 || level > static_cast<int>(std::size(kNames))) return absl::StrCat(level);
-  return absl::StrCat(level, " ", kNames[level - 1]);
-}
-
 std::string NoteText(const v1::WalkStep& step) {
   if (!step.present()) return "not present";
   if (step.reserved_bits() != 0) return "reserved: " + HexText(step.reserved_bits());
@@ -62,6 +56,55 @@ void PrintOutcome(const Response& response) {
   Print(absl::StrCat(response.explanation(), "\n"));
 }
 
+// "PML4E", "final address": what a walk of nested tables is for.
+std::string PurposeText(const v1::NestedWalk& walk) {
+  if (walk.level() == 0) return "final address";
+  return LevelText(walk.level()).substr(2);
+}
+
+// The nested walks, one to a line.
+void PrintFolded(const v1::WalkResponse& response) {
+  Table table({"OF", "FOR", "ENTRIES, ROOT FIRST", "RIGHTS", "IS"});
+  for (const v1::NestedWalk& walk : response.nested_walks()) {
+    std::vector<std::string> entries;
+    for (const v1::WalkStep& step : walk.steps()) entries.push_back(HexText(step.entry()));
+    const bool found = walk.has_translation();
+    const v1::Translation& to = walk.translation();
+    table.AddRow(
+        {HexText(walk.address()), PurposeText(walk),
+         entries.empty() ? "-" : absl::StrJoin(entries, " "),
+         RightsText(found ? to.rights() : walk.fault().rights()),
+         found ? absl::StrCat(HexText(to.output()), " in ", BytesText(to.page_bytes())) : "fault"});
+  }
+  Print(absl::StrCat("\nsecond stage, by the hypervisor's tables (tdp_walk; --unfold shows each)\n",
+                     table.Text()));
+}
+
+void PrintUnfolded(const v1::WalkResponse& response) {
+  for (const v1::NestedWalk& walk : response.nested_walks()) {
+    Print(absl::StrCat("\ntdp_walk of ", HexText(walk.address()), " (", PurposeText(walk), ")\n"));
+    PrintSteps(walk.steps());
+    PrintOutcome(walk);
+  }
+}
+
+void PrintWalk(const v1::WalkResponse& response, std::uint64_t address, bool unfold) {
+  Print(absl::StrCat(response.walker(), " of ", HexText(address),
+                     response.guest_mode() ? ", in guest mode (L2)" : "", "\n"));
+  PrintSteps(response.steps());
+  PrintOutcome(response);
+  if (unfold) {
+    PrintUnfolded(response);
+  } else if (response.nested_walks_size() != 0) {
+    PrintFolded(response);
+    // Why it was refused its levels say.
+    const v1::NestedWalk& last = *response.nested_walks().rbegin();
+    if (last.has_fault()) Print(absl::StrCat(last.explanation(), "\n"));
+  }
+  const v1::Verdict& verdict = response.verdict();
+  if (verdict.taker() != v1::Verdict::TAKER_UNSPECIFIED) Print(verdict.description() + "\n");
+}
+
 absl::StatusOr<int> Walk(const ParsedCommand& parsed) {
   const auto json = WantsJson(parsed);
   if (!json.ok()) return json.status();
@@ -84,17 +127,13 @@ absl::StatusOr<int> Walk(const ParsedCommand& parsed) {
     PrintJson(*response);
     return int{kDone};
   }
-  Print(absl::StrCat(response->walker(), " of ", HexText(*address), "\n"));
-  PrintSteps(response->steps());
-  PrintOutcome(*response);
+  PrintWalk(*response, *address, parsed.Has("unfold"));
   return int{kDone};
 }
 
 void PrintSptes(const v1::WalkSptesResponse& response, std::uint64_t address) {
   if (response.has_guest_walk()) {
-    Print(absl::StrCat(response.guest_walk().walker(), " of ", HexText(address), "\n"));
-    PrintSteps(response.guest_walk().steps());
-    PrintOutcome(response.guest_walk());
+    PrintWalk(response.guest_walk(), address, false);
     if (!response.guest_walk().has_translation()) return;
     Print("\n");
   }
@@ -116,6 +155,9 @@ absl::StatusOr<int> Spte(const ParsedCommand& parsed) {
   if (!space.ok()) return Usage(space.status());
   const auto access = AccessOf(parsed);
   if (!access.ok()) return access.status();
+  const auto mmu = MmuOf(parsed);
+  if (!mmu.ok()) return mmu.status();
+  request.set_shadow_mmu(*mmu);
   request.set_vcpu(*vcpu);
   request.set_address(*address);
   request.set_space(*space == 0 ? v1::WalkSptesRequest::GPA : v1::WalkSptesRequest::GVA);
@@ -145,10 +187,16 @@ std::vector<Command> WalkCommands() {
                                  .help = "default: cpu_walk"},
                                 kAccessOption,
                                 kUserOption,
+                                {.name = "unfold",
+                                 .placeholder = "",
+                                 .help = "every level of every walk of nested tables"},
                                 kOutputOption,
                                 kSocketOption},
                     .details = "Changes nothing: no accessed or dirty bit is set. A fault is an "
-                               "answer: exit status 0.",
+                               "answer: exit status 0. While the guest of a guest runs with nested "
+                               "paging, cpu_walk walks its linear addresses, and tdp_walk its "
+                               "physical ones by its hypervisor's tables; of what refuses the "
+                               "access the last line tells who hears of it.",
                     .example = "pagesawctl walk demo 0x400000 --access=write --user"},
            .run = Walk},
           {.spec = {.name = "pagesawctl spte",
@@ -158,12 +206,17 @@ std::vector<Command> WalkCommands() {
                                 {.name = "space",
                                  .placeholder = "gpa|gva",
                                  .help = "what ADDRESS is: guest physical (default) or virtual"},
+                                {.name = "mmu",
+                                 .placeholder = "root_mmu|guest_mmu",
+                                 .help = "the shadow MMU; default: the active one"},
                                 kAccessOption,
                                 kUserOption,
                                 kOutputOption,
                                 kSocketOption},
                     .details = "A guest-virtual address is translated by cpu_walk first where "
-                               "SPTEs are second-stage tables.",
+                               "SPTEs are second-stage tables. Addresses are those of the guest "
+                               "that the SPTEs are for: to guest_mmu the guest of a guest, else "
+                               "the guest.",
                     .example = "pagesawctl spte demo 0x400000 --space=gva"},
            .run = Spte}};
 }

@@ -54,7 +54,8 @@ NestedPaging NestedPagingOf(const Vmcb& vmcb, const CpuState& state, const Regis
       .tables_are_written = true,
       .pdptes_in_memory = true,
       .tag = static_cast<std::uint16_t>(vmcb.Get(field::kAsid)),
-      .root_register = root};
+      .root_register = root,
+      .format_name = split ? "npt-gmet" : "npt"};
   switch (mode) {
     case PagingMode::kNone:
     case PagingMode::k4Level:

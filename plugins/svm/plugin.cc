@@ -1,22 +1,50 @@
 module;
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 module pagesaw.plugins.svm.plugin;
 
 import pagesaw.core.nested_paging;
+import pagesaw.plugins.svm.inspection;
 import pagesaw.plugins.svm.nested_paging;
 import pagesaw.plugins.svm.npt_format;
 import pagesaw.plugins.svm.unit;
+import pagesaw.plugins.svm.vmcb;
 
 namespace pagesaw::svm {
+namespace {
+
+// As Vmcb has it: aligned, and not const.
+struct Copy {
+  explicit Copy(StructureBytes from) { std::ranges::copy(from, bytes.begin()); }
+
+  alignas(std::uint64_t) std::array<std::byte, kStructureBytes> bytes;
+};
+
+}  // namespace
 
 ExitDescription SvmExtension::Describe(const TableFault& fault, const PageFormat& format) const {
   const NestedFault nested = {.access = fault.access,
                               .stage = fault.stage,
                               .present = fault.present,
                               .malformed = fault.malformed};
-  return {.name = "nested page fault", .qualification = NestedFaultInfo(nested, format)};
+  return {.name = "nested page fault",
+          .qualification = NestedFaultInfo(nested, format),
+          .qualification_name = "EXITINFO1"};
+}
+
+std::vector<StructureField> SvmExtension::FieldsOf(StructureBytes bytes) const {
+  Copy copy(bytes);
+  return svm::FieldsOf(Vmcb(copy.bytes.data()));
+}
+
+bool SvmExtension::InterceptsPageFault(StructureBytes bytes, PageFaultCode) const {
+  Copy copy(bytes);
+  return svm::InterceptsPageFault(Vmcb(copy.bytes.data()));
 }
 
 // [amd/vol3] "CPUID Fn8000_000A: SVM Features"

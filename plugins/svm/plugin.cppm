@@ -3,8 +3,10 @@ module;
 #include <cstdint>
 #include <memory>
 #include <string_view>
+#include <vector>
 export module pagesaw.plugins.svm.plugin;
 
+import pagesaw.core.access;
 import pagesaw.core.guest_mode;
 import pagesaw.core.page_format;
 import pagesaw.core.plugin;
@@ -25,6 +27,9 @@ class SvmExtension final : public VirtExtension {
 
   // A nested page fault with its EXITINFO1.
   ExitDescription Describe(const TableFault& fault, const PageFormat& format) const override;
+  std::string_view structure_name() const override { return "VMCB"; }
+  std::vector<StructureField> FieldsOf(StructureBytes bytes) const override;
+  bool InterceptsPageFault(StructureBytes bytes, PageFaultCode code) const override;
   // Leaf 8000000Ah: what SVM of a guest has.
   void AdjustCpuid(std::uint32_t leaf, std::uint32_t subleaf, CpuidResult& result) const override;
   std::string_view feature() const override { return "svm"; }

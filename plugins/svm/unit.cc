@@ -204,6 +204,7 @@ bool SvmUnit::Run(VirtHost& host, Vmcb vmcb) {
   }
   host.SwitchState(*guest);
   entry.tsc_offset = vmcb.Get(field::kTscOffset);
+  entry.structure = block_;
   host.EnterGuestMode(entry);
   LoadInterrupts(host, vmcb);
   pauses_left_ = vmcb.Get(field::kPauseFilterCount);

@@ -80,7 +80,8 @@ NestedPaging EptOf(std::uint64_t pointer, unsigned physical_bits, SplitFormatMak
           .root = Gpa(pointer & kRoot),
           .level = LevelsOf(pointer) == 5 ? Level::kPml5 : Level::kPml4,
           .tables_are_written = accessed_dirty,
-          .root_register = pointer};
+          .root_register = pointer,
+          .format_name = split != nullptr ? "ept-mbec" : "ept"};
 }
 
 std::uint64_t ViolationQualification(const NestedFault& fault, const PageFormat& format) {

@@ -1,17 +1,29 @@
 module;
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 module pagesaw.plugins.vmx.plugin;
 
 import pagesaw.core.nested_paging;
 import pagesaw.plugins.vmx.ept;
 import pagesaw.plugins.vmx.ept_format;
+import pagesaw.plugins.vmx.inspection;
 import pagesaw.plugins.vmx.unit;
+import pagesaw.plugins.vmx.vmcs;
 
 namespace pagesaw::vmx {
 namespace {
+
+// As Vmcs has it: aligned, and not const.
+struct Copy {
+  explicit Copy(StructureBytes from) { std::ranges::copy(from, bytes.begin()); }
+
+  alignas(std::uint64_t) std::array<std::byte, kStructureBytes> bytes;
+};
 
 PageFormat MakeSpteFormat(unsigned physical_bits) {
   return MakeEptFormat({.physical_bits = physical_bits});
@@ -20,14 +32,28 @@ PageFormat MakeSpteFormat(unsigned physical_bits) {
 }  // namespace
 
 ExitDescription VmxExtension::Describe(const TableFault& fault, const PageFormat& format) const {
-  if (fault.malformed) return {.name = "EPT misconfiguration", .qualification = 0};
+  if (fault.malformed) {
+    return {.name = "EPT misconfiguration", .qualification = 0, .qualification_name = {}};
+  }
   const NestedFault nested = {.access = fault.access,
                               .stage = fault.stage,
                               .present = fault.present,
                               .rights = fault.rights,
                               .linear_valid = fault.linear_valid,
                               .guest_rights = fault.guest_rights};
-  return {.name = "EPT violation", .qualification = ViolationQualification(nested, format)};
+  return {.name = "EPT violation",
+          .qualification = ViolationQualification(nested, format),
+          .qualification_name = "exit qualification"};
+}
+
+std::vector<StructureField> VmxExtension::FieldsOf(StructureBytes bytes) const {
+  Copy copy(bytes);
+  return vmx::FieldsOf(Vmcs(copy.bytes.data()));
+}
+
+bool VmxExtension::InterceptsPageFault(StructureBytes bytes, PageFaultCode code) const {
+  Copy copy(bytes);
+  return vmx::InterceptsPageFault(Vmcs(copy.bytes.data()), code);
 }
 
 void VmxExtension::AdjustCpuid(std::uint32_t, std::uint32_t, CpuidResult&) const {}

@@ -77,6 +77,7 @@ bool VmxUnit::EnterGuest(VirtHost& host, Vmcs& vmcs, const CpuState& guest) {
   intercepts_ = Intercepts(vmcs, controls_);
   entry_ = intercepts_.Entry();
   GuestEntry& entry = entry_;
+  entry.structure = *operation_->current;
   if (controls_.ept()) entry.nested = EptOfGuest(host, vmcs.Get(field::kEptPointer));
   if (controls_.HasPin(pin::kPreemptionTimer)) {
     const std::uint64_t now = host.Tsc() >> kPreemptionTimerShift;
