@@ -205,11 +205,26 @@ def module_closure(names, kernel_modules):
     return order
 
 
-def make_initramfs(files, programs=(), modules=(), with_kernel=False):
-    """The archive: busybox, init, the scripts, programs by path (NAME.linux), modules by name, and
-    if wanted the kernel, for a guest that boots it itself."""
+SCRIPTS = {"test": TEST, "spin": SPIN, "kvm": KVM, "disk": DISK}
+
+
+def directories_of(paths):
+    """What must be made before files of these names, outermost first."""
+    found = set()
+    for path in paths:
+        while path := os.path.dirname(path):
+            found.add(path)
+    return sorted(found)
+
+
+def make_initramfs(files, programs=(), modules=(), with_kernel=False, scripts=None, extra=None):
+    """The archive: busybox, init, the scripts by name, programs by path (NAME.linux), modules by
+    name, if wanted the kernel, for a guest that boots it itself, and `extra`: programs and other
+    files by their names there."""
     archive = Archive()
-    for name in ("bin", "dev", "demo", "modules", "proc", "sys", "tmp"):
+    extra = extra or {}
+    own = {"bin", "dev", "demo", "modules", "proc", "sys", "tmp"}
+    for name in sorted(own | set(directories_of(extra))):
         archive.directory(name)
     archive.character_device("dev/console", 5, 1)
     with open(files.busybox, "rb") as file:
@@ -219,8 +234,10 @@ def make_initramfs(files, programs=(), modules=(), with_kernel=False):
             name = os.path.basename(path).removesuffix(".linux")
             archive.file("bin/" + name, file.read(), executable=True)
     archive.file("init", INIT.encode(), executable=True)
-    for name, script in (("test", TEST), ("spin", SPIN), ("kvm", KVM), ("disk", DISK)):
+    for name, script in (SCRIPTS if scripts is None else scripts).items():
         archive.file("demo/" + name, script.encode())
+    for name, data in extra.items():
+        archive.file(name, data, executable=True)
     if with_kernel:
         archive.directory("boot")
         with open(files.kernel, "rb") as file:

@@ -10,6 +10,7 @@ import tempfile
 import time
 
 import linux_guest
+import linux_stack
 from linux_console import Progress, lines_of
 
 MEMORY = "512M"
@@ -46,9 +47,9 @@ class Context:
     initramfs: str
     progress: Progress
 
-    def run_words(self, cmdline, more, initramfs=None):
+    def run_words(self, cmdline, more, initramfs=None, memory=MEMORY):
         return [self.programs.ctl, "run", self.files.kernel,
-                f"--initrd={initramfs or self.initramfs}", f"--memory={MEMORY}",
+                f"--initrd={initramfs or self.initramfs}", f"--memory={memory}",
                 f"--cmdline=console=ttyS0 {cmdline}".rstrip(), f"--time_limit={LIMIT_SECONDS}s",
                 *more]
 
@@ -293,6 +294,25 @@ def test_kvm(context, settings):
     return "programs in 16-bit, 32-bit and 64-bit mode, slots, and Linux to its first messages"
 
 
+def test_stack(context, settings):
+    """Debian's QEMU with KVM boots Linux in the guest, and the KVM of that runs programs of ours."""
+    module = settings["module"]
+    if missing := linux_stack.find_missing():
+        return "skipped: " + missing
+    with tempfile.TemporaryDirectory() as directory:
+        initramfs = os.path.join(directory, "initramfs")
+        with open(initramfs, "wb") as file:
+            file.write(linux_stack.make_initramfs(context.files, context.programs.in_guest, module,
+                                                  settings["cpus"]))
+        words = context.run_words(
+            f"demo=qemu {module}.nested=1",
+            [f"--vendor={module.removeprefix('kvm_')}", f"--tdp={settings['tdp']}",
+             f"--cpus={settings['cpus']}"], initramfs, linux_stack.MEMORY)
+        context.run_guest(words, [*linux_stack.EXPECTED,
+                                  f"demo: {settings['cpus']} processors, on which KVM"])
+    return "QEMU in the guest boots Linux, and KVM in that runs programs in 16, 32 and 64-bit mode"
+
+
 # -- all of it
 
 def all_cases(quick):
@@ -313,6 +333,9 @@ def all_cases(quick):
             for tdp, cpus in [("on", 1), ("off", 1), ("on", 2)]:
                 cases.append(Case(test_kvm, {"test": "nested", "module": module, parameter: value,
                                              "tdp": tdp, "cpus": cpus}))
+        for tdp, cpus in [("on", 2), ("off", 1)]:
+            cases.append(Case(test_stack, {"test": "stack", "module": module, "tdp": tdp,
+                                           "cpus": cpus}))
     return cases
 
 
