@@ -138,22 +138,24 @@ void Fill(v1::NestedWalk& message, const NestedWalk& walk, const PageFormat& for
       Explain(walk.result, walk.address, walk.access, format, walk.trace.steps(), Tables::kGuest));
 }
 
-// "L1 gets EPT violation, exit qualification 0x181, for 0x1000".
+// "the hypervisor (L1) gets an exit: EPT violation, exit qualification 0x181, for 0x1000".
 std::string VerdictText(const Verdict& verdict, bool guest_mode) {
   using Taker = Verdict::Taker;
   if (verdict.taker == Taker::kNobody) return "nobody hears of it: it is allowed";
   const std::string address = absl::StrCat("0x", absl::Hex(verdict.address));
   if (verdict.taker == Taker::kHost) {
-    if (!verdict.attribute)
+    if (!verdict.attribute) {
       return absl::StrCat("the host (L0) answers: ", verdict.event, " at ", address);
+    }
     const char* const what = PolicyText(verdict.attribute->policy);
     return absl::StrCat("the host (L0) answers: the memory attribute of ", address, " is ",
                         RightsText(verdict.attribute->rights), ", by which ", what);
   }
-  const char* const taker = verdict.taker == Taker::kHypervisor ? "the hypervisor (L1)"
-                            : guest_mode                        ? "the guest's guest (L2)"
-                                                                : "the guest";
-  std::string text = absl::StrCat(taker, " gets ", verdict.event);
+  const char* const taker = verdict.taker == Taker::kHypervisor
+                                ? "the hypervisor (L1) gets an exit: "
+                            : guest_mode ? "the guest's guest (L2) gets "
+                                         : "the guest gets ";
+  std::string text = absl::StrCat(taker, verdict.event);
   if (!verdict.code_name.empty()) {
     absl::StrAppend(&text, ", ", verdict.code_name, " 0x", absl::Hex(verdict.code));
   }

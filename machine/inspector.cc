@@ -200,10 +200,7 @@ Verdict Inspector::PageFaultVerdict(const WalkFault& fault) const {
       !parts_.memory->Read(*snapshot_.structure, bytes).ok()) {
     return verdict;
   }
-  if (parts_.extension->InterceptsPageFault(bytes, fault.code)) {
-    verdict.taker = Taker::kHypervisor;
-    verdict.event = "exit for #PF";
-  }
+  if (parts_.extension->InterceptsPageFault(bytes, fault.code)) verdict.taker = Taker::kHypervisor;
   return verdict;
 }
 

@@ -268,8 +268,9 @@ TEST_F(NestedInspectionTest, AWalkHasBothStagesAndAVerdict) {
   EXPECT_TRUE(walk.has_fault());
   EXPECT_EQ(walk.verdict().taker(), v1::Verdict::HYPERVISOR);
   EXPECT_EQ(walk.verdict().code(), 0x1'0000'0004u);
-  EXPECT_EQ(walk.verdict().description(),
-            "the hypervisor (L1) gets nested page fault, EXITINFO1 0x100000004, for 0x10000000");
+  EXPECT_EQ(
+      walk.verdict().description(),
+      "the hypervisor (L1) gets an exit: nested page fault, EXITINFO1 0x100000004, for 0x10000000");
 }
 
 TEST_F(NestedInspectionTest, SptesAreThoseOfTheShadowMmuAskedFor) {

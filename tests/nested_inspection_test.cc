@@ -235,7 +235,7 @@ TEST_P(NestedInspection, TheTakerOfAFaultIsNamed) {
     const WalkReport walk = Walk("cpu_walk", kElsewhere, kWrite);
     // The hypervisor on AMD's intercepts every exception, that on Intel's leaves it page faults.
     EXPECT_EQ(walk.verdict.taker, intel() ? Taker::kGuest : Taker::kHypervisor);
-    EXPECT_EQ(walk.verdict.event, intel() ? "#PF" : "exit for #PF");
+    EXPECT_EQ(walk.verdict.event, "#PF");
     EXPECT_EQ(walk.verdict.code, 3u);
     EXPECT_EQ(walk.verdict.address, kElsewhere);
   }
@@ -266,6 +266,34 @@ TEST_P(NestedInspection, TheTakerOfAFaultIsNamed) {
     EXPECT_EQ(walk.nested.back().level, Level::kPd);
     EXPECT_EQ(walk.verdict.code, intel() ? 0x83u : 0x2'0000'0006u);
     EXPECT_EQ(walk.verdict.address, clean.nested[2].address.bits());
+  }
+}
+
+// What a walk foretells is what the processor then tells the hypervisor, whose guest reads the
+// page.
+TEST_P(NestedInspection, WhatIsForetoldHappens) {
+  // An entry of nested tables that is cleared: of the last table, or of another one of the guest's.
+  for (const bool of_table : {false, true}) {
+    if (of_table && !intel()) continue;  // it shares its tables with its code
+    StartAndStay("stay");
+    ASSERT_TRUE(vm_->Pause().ok());
+    const WalkReport clean = Walk("cpu_walk", linear(), kRead);
+    ASSERT_TRUE(clean.result);
+    const NestedWalk& changed = clean.nested[clean.nested.size() - (of_table ? 2 : 1)];
+    Write(changed.trace.steps().back().entry_address.bits(), 0);
+    const WalkReport foretold = Walk("cpu_walk", linear(), kRead);
+    ASSERT_EQ(foretold.verdict.taker, Taker::kHypervisor);
+    ASSERT_TRUE(vm_->Resume().ok());
+    ASSERT_TRUE(vm_->WaitUntilStopped(milliseconds(60'000))) << Console();
+    const auto state = vm_->GetNestedState(0);
+    ASSERT_TRUE(state.ok());
+    EXPECT_FALSE(state->guest_mode);
+    EXPECT_EQ(Find(*state, intel() ? "exit reason" : "EXITCODE")->meaning,
+              intel() ? "EPT violation" : "VMEXIT_NPF");
+    EXPECT_EQ(Find(*state, intel() ? "exit qualification" : "EXITINFO1")->value,
+              foretold.verdict.code);
+    EXPECT_EQ(Find(*state, intel() ? "guest-physical address" : "EXITINFO2")->value,
+              foretold.verdict.address);
   }
 }
 

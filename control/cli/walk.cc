@@ -38,9 +38,10 @@ void PrintSteps(const Steps& steps) {
   Print(table.Text());
 }
 
-// The outcome of a walk whose entries are printed.
+// The outcome of a walk whose entries are printed. What nested tables refuse is no page fault and
+// has no error code: `is_page_fault` is false then.
 template <typename Response>
-void PrintOutcome(const Response& response) {
+void PrintOutcome(const Response& response, bool is_page_fault = true) {
   if (response.has_translation()) {
     const v1::Translation& translation = response.translation();
     Print(absl::StrCat("result: ", HexText(translation.output()), ", rights ",
@@ -49,9 +50,10 @@ void PrintOutcome(const Response& response) {
   } else if (response.has_fault()) {
     const v1::WalkFault& fault = response.fault();
     const std::string bits = absl::StrJoin(fault.error_code_bits(), " ");
+    const std::string code = absl::StrCat(", error code ", HexText(fault.error_code()),
+                                          bits.empty() ? "" : absl::StrCat(" (", bits, ")"));
     Print(absl::StrCat("result: fault, ", EnumText(v1::WalkFault::Kind_Name(fault.kind())),
-                       " at level ", fault.level(), ", error code ", HexText(fault.error_code()),
-                       bits.empty() ? "" : absl::StrCat(" (", bits, ")"), "\n"));
+                       " at level ", fault.level(), is_page_fault ? code : "", "\n"));
   }
   Print(absl::StrCat(response.explanation(), "\n"));
 }
@@ -84,7 +86,7 @@ void PrintUnfolded(const v1::WalkResponse& response) {
   for (const v1::NestedWalk& walk : response.nested_walks()) {
     Print(absl::StrCat("\ntdp_walk of ", HexText(walk.address()), " (", PurposeText(walk), ")\n"));
     PrintSteps(walk.steps());
-    PrintOutcome(walk);
+    PrintOutcome(walk, false);
   }
 }
 
@@ -92,7 +94,8 @@ void PrintWalk(const v1::WalkResponse& response, std::uint64_t address, bool unf
   Print(absl::StrCat(response.walker(), " of ", HexText(address),
                      response.guest_mode() ? ", in guest mode (L2)" : "", "\n"));
   PrintSteps(response.steps());
-  PrintOutcome(response);
+  const bool nested = response.fault().kind() == v1::WalkFault::SECOND_STAGE;
+  PrintOutcome(response, response.walker() == "cpu_walk" && !nested);
   if (unfold) {
     PrintUnfolded(response);
   } else if (response.nested_walks_size() != 0) {
