@@ -273,6 +273,17 @@ TEST_F(VmServiceTest, CreatesOnceAndDeletes) {
   EXPECT_TRUE(Create("a").ok());
 }
 
+TEST_F(VmServiceTest, TellsOfFilesWhileAVmIsBeingMadeAlone) {
+  v1::GetLoadProgressRequest request;
+  v1::LoadProgress progress;
+  request.set_name("vms/none");
+  EXPECT_EQ(Call(&v1::VmService::Stub::GetLoadProgress, request, &progress).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+  request.set_name("none");
+  EXPECT_EQ(Call(&v1::VmService::Stub::GetLoadProgress, request, &progress).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(VmServiceTest, RefusesBadSettingsAndMakesNothing) {
   EXPECT_EQ(Create("A").error_code(), grpc::INVALID_ARGUMENT);
   EXPECT_EQ(Create("a", 0).error_code(), grpc::INVALID_ARGUMENT);

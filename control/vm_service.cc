@@ -60,6 +60,17 @@ class VmServiceAdapter final : public v1::VmService::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status GetLoadProgress(grpc::ServerContext*, const v1::GetLoadProgressRequest* request,
+                               v1::LoadProgress* response) override {
+    const auto name = ParseVmName(request->name());
+    if (!name.ok()) return ToGrpc(name.status());
+    const auto progress = vms_.Loading(*name);
+    if (!progress.ok()) return ToGrpc(progress.status());
+    response->set_done_bytes(static_cast<std::int64_t>((*progress)->done_bytes()));
+    response->set_total_bytes(static_cast<std::int64_t>((*progress)->total_bytes()));
+    return grpc::Status::OK;
+  }
+
   grpc::Status ListVms(grpc::ServerContext*, const v1::ListVmsRequest* request,
                        v1::ListVmsResponse* response) override {
     const auto size = PageSize(request->page_size());

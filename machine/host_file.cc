@@ -5,6 +5,7 @@ module;
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -65,7 +66,9 @@ absl::Status HostFile::Read(std::uint64_t offset, std::span<std::byte> data) con
 }
 
 absl::StatusOr<std::vector<std::byte>> ReadHostFile(std::string_view what, const std::string& path,
-                                                    std::uint64_t max_bytes) {
+                                                    std::uint64_t max_bytes,
+                                                    LoadProgress& progress) {
+  constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
   const auto file = HostFile::Open(what, path);
   if (!file.ok()) return file.status();
   if (file->bytes() == 0) {
@@ -77,7 +80,12 @@ absl::StatusOr<std::vector<std::byte>> ReadHostFile(std::string_view what, const
                         path, file->bytes(), max_bytes));
   }
   std::vector<std::byte> data(file->bytes());
-  if (absl::Status status = file->Read(0, data); !status.ok()) return status;
+  for (std::size_t at = 0; at < data.size();) {
+    const auto piece = std::span(data).subspan(at, std::min(kPieceBytes, data.size() - at));
+    if (absl::Status status = file->Read(at, piece); !status.ok()) return status;
+    at += piece.size();
+    progress.Add(piece.size());
+  }
   return data;
 }
 

@@ -11,6 +11,8 @@ module;
 #include <vector>
 export module pagesaw.machine.host_file;
 
+export import pagesaw.machine.load_progress;
+
 export namespace pagesaw {
 
 // A regular file, open for reading.
@@ -41,8 +43,9 @@ class HostFile {
 };
 
 // The contents of a file. As `HostFile::Open`; InvalidArgument if it is empty, ResourceExhausted if
-// it has more than `max_bytes`.
+// it has more than `max_bytes`. `progress` is told of each piece that has been read.
 absl::StatusOr<std::vector<std::byte>> ReadHostFile(std::string_view what, const std::string& path,
-                                                    std::uint64_t max_bytes);
+                                                    std::uint64_t max_bytes,
+                                                    LoadProgress& progress);
 
 }  // namespace pagesaw

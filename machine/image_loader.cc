@@ -44,14 +44,19 @@ absl::StatusOr<CpuState> LoadImage(const BootRequest& request) {
 
 absl::StatusOr<CpuState> LoadImageFiles(const SlotTable& memory, std::uint64_t memory_bytes,
                                         const std::string& image_path, const std::string& cmdline,
-                                        const std::string& initrd_path) {
+                                        const std::string& initrd_path, LoadProgress& progress) {
   // An image may carry debug information that is never loaded.
   constexpr std::uint64_t kImageMaxBytes = std::uint64_t{1} << 30;
-  const auto image = ReadHostFile("image", image_path, kImageMaxBytes);
+  for (const std::string* path : {&image_path, &initrd_path}) {
+    // If it cannot be opened, whoever reads it says why.
+    const auto file = HostFile::Open("file", *path);
+    if (file.ok()) progress.Expect(file->bytes());
+  }
+  const auto image = ReadHostFile("image", image_path, kImageMaxBytes, progress);
   if (!image.ok()) return image.status();
   std::vector<std::byte> initrd;
   if (!initrd_path.empty()) {
-    auto file = ReadHostFile("initrd", initrd_path, memory_bytes);
+    auto file = ReadHostFile("initrd", initrd_path, memory_bytes, progress);
     if (!file.ok()) return file.status();
     initrd = *std::move(file);
   }

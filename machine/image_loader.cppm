@@ -7,6 +7,7 @@ export module pagesaw.machine.image_loader;
 
 import pagesaw.core.cpu_state;
 import pagesaw.machine.boot_memory;
+import pagesaw.machine.load_progress;
 import pagesaw.machine.memory_slots;
 
 export namespace pagesaw {
@@ -18,6 +19,6 @@ absl::StatusOr<CpuState> LoadImage(const BootRequest& request);
 // The same for files; `initrd_path` may be empty.
 absl::StatusOr<CpuState> LoadImageFiles(const SlotTable& memory, std::uint64_t memory_bytes,
                                         const std::string& image_path, const std::string& cmdline,
-                                        const std::string& initrd_path);
+                                        const std::string& initrd_path, LoadProgress& progress);
 
 }  // namespace pagesaw

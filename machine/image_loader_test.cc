@@ -20,6 +20,7 @@ import pagesaw.machine.elf;
 import pagesaw.machine.guest_ram;
 import pagesaw.machine.host_file;
 import pagesaw.machine.image_loader;
+import pagesaw.machine.load_progress;
 import pagesaw.machine.memory_slots;
 
 namespace pagesaw {
@@ -430,26 +431,42 @@ TEST_F(ImageLoader, SurvivesRandomDamage) {
 TEST_F(ImageLoader, NamesTheFileThatIsNoImageWithItsFolder) {
   const std::string path = testing::TempDir() + "/pagesaw_bad_image";
   std::ofstream(path) << "no ELF file";
-  const auto state = LoadImageFiles(slots_, kMemory, path, "", "");
+  LoadProgress progress;
+  const auto state = LoadImageFiles(slots_, kMemory, path, "", "", progress);
   EXPECT_EQ(state.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(std::string(state.status().message()).starts_with("image '" + path + "': "))
       << state.status();
 }
 
 TEST(ReadHostFile, SaysWhyItCannot) {
+  LoadProgress progress;
   const std::string dir = testing::TempDir();
-  EXPECT_EQ(ReadHostFile("image", dir + "/none", 10).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(ReadHostFile("image", dir, 10).status().message(),
+  EXPECT_EQ(ReadHostFile("image", dir + "/none", 10, progress).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(ReadHostFile("image", dir, 10, progress).status().message(),
             "image '" + dir + "': is a directory");
-  EXPECT_EQ(ReadHostFile("image", "/dev/null", 10).status().message(),
+  EXPECT_EQ(ReadHostFile("image", "/dev/null", 10, progress).status().message(),
             "image '/dev/null': not a regular file");
   const std::string path = dir + "/pagesaw_host_file_test";
   std::ofstream(path, std::ios::trunc).close();
-  EXPECT_EQ(ReadHostFile("image", path, 10).status().message(),
+  EXPECT_EQ(ReadHostFile("image", path, 10, progress).status().message(),
             "image '" + path + "': the file is empty");
   std::ofstream(path) << "0123456789";
-  EXPECT_EQ(ReadHostFile("image", path, 9).status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(ReadHostFile("image", path, 10)->size(), 10u);
+  EXPECT_EQ(ReadHostFile("image", path, 9, progress).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReadHostFile("image", path, 10, progress)->size(), 10u);
+  EXPECT_EQ(progress.done_bytes(), 10u);
+}
+
+TEST_F(ImageLoader, TellsHowMuchOfBothFilesItHasRead) {
+  const std::string image = testing::TempDir() + "/pagesaw_progress_image";
+  const std::string initrd = testing::TempDir() + "/pagesaw_progress_initrd";
+  std::ofstream(image, std::ios::trunc) << std::string(3'000'000, 'x');
+  std::ofstream(initrd, std::ios::trunc) << std::string(1'234'567, 'x');
+  LoadProgress progress;
+  EXPECT_FALSE(LoadImageFiles(slots_, kMemory, image, "", initrd, progress).ok());
+  EXPECT_EQ(progress.total_bytes(), 4'234'567u);
+  EXPECT_EQ(progress.done_bytes(), 4'234'567u);
 }
 
 }  // namespace

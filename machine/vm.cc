@@ -118,7 +118,7 @@ struct Vm::Impl final : public TlbFlusher,
   }
 
   absl::Status MakeCpus(const PluginRegistry& registry, const VmParts& parts);
-  absl::Status LoadGuest();
+  absl::Status LoadGuest(LoadProgress& progress);
 
   absl::Status StartThreads();
   void RunVcpu(Vcpu& vcpu);
@@ -312,10 +312,10 @@ absl::Status Vm::Impl::MakeCpus(const PluginRegistry& registry, const VmParts& p
   return absl::OkStatus();
 }
 
-absl::Status Vm::Impl::LoadGuest() {
+absl::Status Vm::Impl::LoadGuest(LoadProgress& progress) {
   if (config.image_path.empty()) return absl::OkStatus();
   const auto state = LoadImageFiles(memory.slots(), config.memory_bytes, config.image_path,
-                                    config.cmdline, config.initrd_path);
+                                    config.cmdline, config.initrd_path, progress);
   if (!state.ok()) return state.status();
   vcpus[0]->SetState(*state);
   // As firmware would have; a guest without memory there does without.
@@ -328,7 +328,8 @@ absl::Status Vm::Impl::LoadGuest() {
 
 absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(const VmConfig& config,
                                                const PluginRegistry& registry, const VmParts& parts,
-                                               std::uint64_t memory_limit_bytes) {
+                                               std::uint64_t memory_limit_bytes,
+                                               LoadProgress* progress) {
   if (absl::Status status = CheckVmConfig(config, memory_limit_bytes); !status.ok()) return status;
   auto impl = std::make_unique<Impl>(config);
   if (absl::Status status = impl->memory.MakeRam(config.memory_bytes, memory_limit_bytes);
@@ -336,7 +337,9 @@ absl::StatusOr<std::unique_ptr<Vm>> Vm::Create(const VmConfig& config,
     return status;
   }
   if (absl::Status status = impl->MakeCpus(registry, parts); !status.ok()) return status;
-  if (absl::Status status = impl->LoadGuest(); !status.ok()) return status;
+  LoadProgress unseen;
+  absl::Status loaded = impl->LoadGuest(progress != nullptr ? *progress : unseen);
+  if (!loaded.ok()) return loaded;
   return std::unique_ptr<Vm>(new Vm(std::move(impl)));
 }
 

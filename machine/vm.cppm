@@ -25,6 +25,7 @@ import pagesaw.core.shadow_mmu;
 export import pagesaw.machine.console;
 export import pagesaw.machine.inspector;
 export import pagesaw.machine.lifecycle;
+export import pagesaw.machine.load_progress;
 export import pagesaw.machine.violation_log;
 export import pagesaw.machine.vm_config;
 export import pagesaw.machine.vm_exit;
@@ -45,9 +46,10 @@ class Vm {
   // Makes a VM in state kCreated with its image loaded. Nothing is left behind if that fails.
   // `registry` outlives the VM. Errors: those of CheckVmConfig; InvalidArgument (vendor, features,
   // a bad image), NotFound (a file), FailedPrecondition (no format for an execute split).
+  // `progress`, if it is not null, is told how far the files have been read.
   static absl::StatusOr<std::unique_ptr<Vm>> Create(
       const VmConfig& config, const PluginRegistry& registry, const VmParts& parts,
-      std::uint64_t memory_limit_bytes = HostMemoryLimitBytes());
+      std::uint64_t memory_limit_bytes = HostMemoryLimitBytes(), LoadProgress* progress = nullptr);
 
   // Stops the guest and waits for its vCPUs.
   ~Vm();

@@ -28,21 +28,33 @@ VmManager::VmManager(const PluginRegistry& registry, VmParts parts,
 
 absl::StatusOr<std::shared_ptr<Vm>> VmManager::Create(const VmConfig& config) {
   if (absl::Status status = CheckVmName(config.name); !status.ok()) return status;
+  const auto progress = std::make_shared<LoadProgress>();
   {
     const std::lock_guard lock(mutex_);
-    if (vms_.contains(config.name) || !being_made_.insert(config.name).second) {
+    if (vms_.contains(config.name) || !being_made_.emplace(config.name, progress).second) {
       return absl::AlreadyExistsError(absl::StrFormat("VM '%s': the name is taken", config.name));
     }
   }
   // Reading an image may take a while: others go on meanwhile, and the name is reserved.
   absl::StatusOr<std::unique_ptr<Vm>> made =
-      Vm::Create(config, registry_, parts_, memory_limit_bytes_);
+      Vm::Create(config, registry_, parts_, memory_limit_bytes_, progress.get());
   const std::lock_guard lock(mutex_);
   being_made_.erase(config.name);
   if (!made.ok()) return made.status();
   std::shared_ptr<Vm> vm = *std::move(made);
   vms_.emplace(config.name, vm);
   return vm;
+}
+
+absl::StatusOr<std::shared_ptr<const LoadProgress>> VmManager::Loading(
+    std::string_view name) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = being_made_.find(name);
+  if (found == being_made_.end()) {
+    return absl::NotFoundError(
+        absl::StrFormat("VM '%s': none of that name is being made", name.substr(0, 80)));
+  }
+  return found->second;
 }
 
 absl::StatusOr<std::shared_ptr<Vm>> VmManager::Get(std::string_view name) const {

@@ -6,13 +6,13 @@ module;
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 export module pagesaw.machine.vm_manager;
 
 import pagesaw.core.plugin;
+import pagesaw.machine.load_progress;
 export import pagesaw.machine.vm;
 
 export namespace pagesaw {
@@ -26,6 +26,9 @@ class VmManager {
   // Makes a VM and keeps it under its name. AlreadyExists if the name is taken (also by a VM that
   // is still being made), else the errors of Vm::Create.
   absl::StatusOr<std::shared_ptr<Vm>> Create(const VmConfig& config);
+
+  // How far the files of a VM that is being made have been read. NotFound if none of that name is.
+  absl::StatusOr<std::shared_ptr<const LoadProgress>> Loading(std::string_view name) const;
 
   // NotFound if there is none of that name.
   absl::StatusOr<std::shared_ptr<Vm>> Get(std::string_view name) const;
@@ -45,7 +48,7 @@ class VmManager {
   const std::uint64_t memory_limit_bytes_;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Vm>, std::less<>> vms_;
-  std::set<std::string, std::less<>> being_made_;
+  std::map<std::string, std::shared_ptr<LoadProgress>, std::less<>> being_made_;
 };
 
 }  // namespace pagesaw

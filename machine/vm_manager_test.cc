@@ -60,6 +60,8 @@ class VmTest : public testing::Test {
     parts.make_processor =
         [this](const ProcessorRequest& request) -> absl::StatusOr<std::unique_ptr<Processor>> {
       if (!request.cpu_features.empty()) return absl::InvalidArgumentError("no such feature");
+      // While the VM is being made.
+      loading_.push_back(manager_->Loading("vm").ok());
       auto processor = std::make_unique<FakeProcessor>(
           [this](FakeProcessor& p, std::uint64_t b) { return program_(p, b); });
       processors_.push_back(processor.get());
@@ -83,6 +85,7 @@ class VmTest : public testing::Test {
   PluginRegistry registry_;
   FakeProcessor::Program program_ = [](FakeProcessor&, std::uint64_t) { return Exit{}; };
   std::vector<FakeProcessor*> processors_;  // of all VMs
+  std::vector<bool> loading_;               // whether a VM "vm" was being made when they were
   std::unique_ptr<VmManager> manager_;
 };
 
@@ -101,6 +104,13 @@ TEST_F(VmTest, KeepsVmsByName) {
   EXPECT_TRUE(manager_->Delete("a").ok());
   EXPECT_EQ(manager_->Delete("a").code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(manager_->Create(Config("a")).ok());
+}
+
+TEST_F(VmTest, KnowsWhatIsBeingMade) {
+  Make(Config("vm"));
+  Make(Config("another"));
+  EXPECT_EQ(loading_, (std::vector<bool>{true, false}));
+  EXPECT_EQ(manager_->Loading("vm").status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(VmTest, LeavesNothingBehindWhenCreationFails) {

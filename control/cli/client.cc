@@ -48,6 +48,9 @@ Client::~Client() = default;
 absl::StatusOr<v1::Vm> Client::Call(const v1::CreateVmRequest& request) {
   return Unary(*stubs_->vm, &v1::VmService::Stub::CreateVm, request);
 }
+absl::StatusOr<v1::LoadProgress> Client::Call(const v1::GetLoadProgressRequest& request) {
+  return Unary(*stubs_->vm, &v1::VmService::Stub::GetLoadProgress, request);
+}
 absl::StatusOr<v1::ListVmsResponse> Client::Call(const v1::ListVmsRequest& request) {
   return Unary(*stubs_->vm, &v1::VmService::Stub::ListVms, request);
 }

@@ -27,6 +27,8 @@ class Client {
   absl::StatusOr<control::v1::Vm> Call(const control::v1::CreateVmRequest& request);
   absl::StatusOr<control::v1::ListVmsResponse> Call(const control::v1::ListVmsRequest& request);
   absl::StatusOr<control::v1::Vm> Call(const control::v1::GetVmRequest& request);
+  absl::StatusOr<control::v1::LoadProgress> Call(
+      const control::v1::GetLoadProgressRequest& request);
   absl::StatusOr<control::v1::Vm> Call(const control::v1::StartVmRequest& request);
   absl::StatusOr<control::v1::Vm> Call(const control::v1::PauseVmRequest& request);
   absl::StatusOr<control::v1::Vm> Call(const control::v1::ResumeVmRequest& request);

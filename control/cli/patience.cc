@@ -4,6 +4,7 @@ module;
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -12,7 +13,8 @@ module pagesaw.control.cli.patience;
 
 namespace pagesaw {
 
-Patience::Patience(std::string what) : what_(std::move(what)), thread_([this] { Wait(); }) {}
+Patience::Patience(std::function<std::string()> what)
+    : what_(std::move(what)), thread_([this] { Wait(); }) {}
 
 Patience::~Patience() {
   {
@@ -24,19 +26,20 @@ Patience::~Patience() {
 }
 
 void Patience::Wait() {
+  constexpr std::chrono::milliseconds kTurn(250);
   const bool terminal = isatty(STDERR_FILENO) != 0;
   std::unique_lock lock(mutex_);
-  unsigned seconds = 0;
-  while (!changed_.wait_for(lock, std::chrono::seconds(1), [this] { return over_; })) {
-    ++seconds;
-    if (terminal) {
-      std::fprintf(stderr, "\rpagesawctl: %s: %u s", what_.c_str(), seconds);
-    } else if (seconds == 1) {
-      std::fprintf(stderr, "pagesawctl: %s\n", what_.c_str());
+  unsigned turns = 0;
+  while (!changed_.wait_for(lock, kTurn, [this] { return over_; })) {
+    ++turns;
+    if (terminal && turns >= 2) {
+      std::fprintf(stderr, "\r\033[Kpagesawctl: %s", what_().c_str());
+    } else if (turns == 4) {
+      std::fprintf(stderr, "pagesawctl: %s\n", what_().c_str());
     }
     std::fflush(stderr);
   }
-  if (terminal && seconds != 0) std::fprintf(stderr, "\n");
+  if (terminal && turns >= 2) std::fprintf(stderr, "\n");
 }
 
 }  // namespace pagesaw

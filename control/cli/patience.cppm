@@ -1,6 +1,7 @@
 // Tells people on stderr what a command waits for, once it takes long.
 module;
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -8,11 +9,12 @@ export module pagesaw.control.cli.patience;
 
 export namespace pagesaw {
 
-// While it exists: after a second, and then each second on a terminal, a line with `what` and the
-// seconds that have passed. Nothing if all is done sooner.
+// While it exists: what `what` says, after a second once; on a terminal after half of one, and then
+// four times a second, in one line. Nothing if all is done sooner.
 class Patience {
  public:
-  explicit Patience(std::string what);
+  // `what` is called on another thread.
+  explicit Patience(std::function<std::string()> what);
   ~Patience();
   Patience(const Patience&) = delete;
   Patience& operator=(const Patience&) = delete;
@@ -20,7 +22,7 @@ class Patience {
  private:
   void Wait();
 
-  const std::string what_;
+  const std::function<std::string()> what_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool over_ = false;

@@ -8,13 +8,10 @@ module;
 #include <unistd.h>
 
 #include <atomic>
-#include <cstdint>
 #include <cstdio>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -157,16 +154,15 @@ absl::StatusOr<int> StartAndFollow(Client& client, const std::string& name) {
   return StatusOf(followed->exit, interrupted);
 }
 
-absl::Status Create(Client& client, const v1::CreateVmRequest& request) {
-  const auto megabytes = [](const std::string& path) {
-    std::error_code error;
-    const std::uintmax_t bytes = path.empty() ? 0 : std::filesystem::file_size(path, error);
-    return error ? 0 : bytes >> 20;
-  };
-  const v1::VmConfig& config = request.config();
-  const Patience patience(
-      absl::StrCat("loading ", megabytes(config.image_path()) + megabytes(config.initrd_path()),
-                   " MiB of image and initrd"));
+absl::Status Create(Client& client, const std::string& name, const v1::CreateVmRequest& request) {
+  const Patience patience([&client, &name]() -> std::string {
+    v1::GetLoadProgressRequest question;
+    question.set_name(name);
+    const auto progress = client.Call(question);
+    if (!progress.ok() || progress->total_bytes() == 0) return "making the VM";
+    return absl::StrCat("loading image and initrd: ", progress->done_bytes(), " of ",
+                        progress->total_bytes(), " bytes");
+  });
   return client.Call(request).status();
 }
 
@@ -193,7 +189,7 @@ absl::StatusOr<int> Run(const ParsedCommand& parsed) {
   v1::CreateVmRequest create;
   create.set_vm_id(LastPart(*name));
   *create.mutable_config() = *config;
-  if (const auto made = Create(client, create); !made.ok()) return made;
+  if (const auto made = Create(client, *name, create); !made.ok()) return made;
   auto status = StartAndFollow(client, *name);
   v1::DeleteVmRequest remove;
   remove.set_name(*name);
