@@ -156,6 +156,11 @@ cp /tmp/a /tmp/b
 said "sums agree"
 """
 
+# For a clock that skips while nobody works.
+IDLE = """
+sh /demo/test && sleep 3600
+"""
+
 KVM = """
 vmm programs && vmm linux /boot/vmlinuz
 """
@@ -174,6 +179,10 @@ exec 3<>/dev/hvc0
 echo "demo: type a line" >&3
 read -r line <&3
 echo "demo: typed '$line'" >&3
+"""
+
+NESTED_SPIN = """
+exec vmm spin
 """
 
 SPIN = """
@@ -205,7 +214,9 @@ def module_closure(names, kernel_modules):
     return order
 
 
-SCRIPTS = {"test": TEST, "spin": SPIN, "kvm": KVM, "disk": DISK}
+# By what `demo` names them.
+SCRIPTS = {"nothing": "true", "test": TEST, "idle": IDLE, "spin": SPIN, "kvm": KVM,
+           "nested-spin": NESTED_SPIN, "disk": DISK}
 
 
 def directories_of(paths):

@@ -160,6 +160,9 @@ absl::Status Create(Client& client, const std::string& name, const v1::CreateVmR
     question.set_name(name);
     const auto progress = client.Call(question);
     if (!progress.ok() || progress->total_bytes() == 0) return "making the VM";
+    if (progress->done_bytes() == progress->total_bytes()) {
+      return absl::StrCat("putting ", progress->total_bytes(), " bytes into the guest's memory");
+    }
     return absl::StrCat("loading image and initrd: ", progress->done_bytes(), " of ",
                         progress->total_bytes(), " bytes");
   });
