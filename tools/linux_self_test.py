@@ -296,6 +296,51 @@ def test_kvm(context, settings):
     return "programs in 16-bit, 32-bit and 64-bit mode, slots, and Linux to its first messages"
 
 
+NESTED_VALUE = 0x7061_6765_7361_7721  # what the guest's guest writes
+
+
+def look_into_nested(daemon, vm, nested_paging, place):
+    """Of a vCPU that is paused in guest mode: `place` has an address of the guest's guest, linear and
+    physical, and that of the guest's memory where it lies."""
+    linear, physical, here = place
+    if nested_paging:
+        # Through the tables of the guest's guest, and each address in them through the hypervisor's.
+        daemon.expect(["walk", vm, linear], f"is allowed: it is {physical} ")
+        daemon.expect(["walk", vm, linear], rf"\n{physical} +final address .* {here} in ")
+        daemon.expect(["walk", vm, physical, "--walker=tdp_walk"], f"is allowed: it is {here} ")
+        daemon.expect(["spte", vm, physical, "--mmu=guest_mmu"], "is allowed: it is 0x")
+        daemon.expect(["root", "list", vm], r"guest_mmu +0x.* yes ")
+    else:
+        # Its hypervisor's shadow pages lead to the guest's memory at once.
+        daemon.expect(["walk", vm, linear], f"is allowed: it is {here} ")
+        daemon.expect(["spte", vm, linear, "--space=gva"], "is allowed: it is 0x")
+    daemon.expect(["vm", "read-memory", vm, here, "--size=8"],
+                  " ".join(f"{byte:02x}" for byte in NESTED_VALUE.to_bytes(8, "little")))
+
+
+def test_nested_walk(context, settings):
+    """A program in the guest's guest, looked at through all stages while it runs."""
+    module = settings["module"]
+    parameter = "ept" if module == "kvm_intel" else "npt"
+    with tempfile.TemporaryDirectory() as directory, Daemon(context) as daemon:
+        initramfs = os.path.join(directory, "initramfs")
+        write_initramfs(context, initramfs, [module])
+        daemon.call("vm", "create", "deep", context.files.kernel, f"--initrd={initramfs}",
+                    "--memory=256M", f"--vendor={module.removeprefix('kvm_')}",
+                    f"--tdp={settings['tdp']}", "--cmdline=console=ttyS0 demo=nested-spin "
+                    f"{module}.{parameter}={settings[parameter]}")
+        daemon.call("vm", "start", "deep")
+        told = daemon.await_lines("deep", r"vmm: linear (\w+) physical (\w+) here (\w+)")[0]
+        place = [f"0x{int(address, 16):x}" for address in told.groups()]
+        for _ in range(1000):
+            daemon.call("vm", "pause", "deep")
+            if re.search("guest mode +yes", daemon.call("nested", "show", "deep")):
+                look_into_nested(daemon, "deep", settings[parameter] == 1, place)
+                return "the guest's guest has {} at {}, which is {} of the guest".format(*place)
+            daemon.call("vm", "resume", "deep")
+        raise Failure("in 1000 looks the guest's guest never ran")
+
+
 def test_stack(context, settings):
     """Debian's QEMU with KVM boots Linux in the guest, and the KVM of that runs programs of ours."""
     module = settings["module"]
@@ -335,6 +380,9 @@ def all_cases(quick):
             for tdp, cpus in [("on", 1), ("off", 1), ("on", 2)]:
                 cases.append(Case(test_kvm, {"test": "nested", "module": module, parameter: value,
                                              "tdp": tdp, "cpus": cpus}))
+            for tdp in ["on", "off"]:
+                cases.append(Case(test_nested_walk, {"test": "nested-walk", "module": module,
+                                                     parameter: value, "tdp": tdp}))
         for tdp, cpus in [("on", 2), ("off", 1)]:
             cases.append(Case(test_stack, {"test": "stack", "module": module, "tdp": tdp,
                                            "cpus": cpus}))
