@@ -31,6 +31,7 @@ constexpr unsigned kGdtBytes = 0x20;
 CpuState FlatState(std::uint64_t entry, std::uint16_t code_attributes,
                    const FlatSelectors& selectors) {
   CpuState state = ResetState();
+  state.extended = {};  // firmware has executed FNINIT: exceptions of x87 are masked
   state.rip = entry;
   state.cr0 = kCr0Pe | 0x10;  // ET is fixed
   state.gpr[kRdx] = 0;

@@ -177,6 +177,8 @@ TEST_F(ImageLoader, BootsMultiboot) {
   EXPECT_EQ(state->rip, 0x10'000cu);
   EXPECT_EQ(state->gpr[kRax], 0x2bad'b002u);
   EXPECT_EQ(state->cr0 & (kCr0Pg | kCr0Pe), kCr0Pe);
+  EXPECT_EQ(state->extended.fcw, 0x37f);  // as behind FNINIT
+  EXPECT_EQ(state->extended.ftw, 0);
   EXPECT_FALSE(state->segments[kCs].long_mode());
   EXPECT_TRUE(state->segments[kCs].big());
   EXPECT_EQ(Guest(0x10'000c, 1), 0xf4u);
