@@ -7,6 +7,7 @@ module;
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,7 @@ export import pagesaw.core.address;
 export import pagesaw.core.cpu_state;
 export import pagesaw.core.guest_mode;
 export import pagesaw.core.nested_paging;
+import pagesaw.core.paging_state;
 
 export namespace pagesaw {
 
@@ -32,6 +34,15 @@ class FakeVirtHost final : public VirtHost {
   }
   BoundaryState boundary() const override { return boundary_state; }
   void SetBoundary(const BoundaryState& boundary) override { boundary_state = boundary; }
+  CpuMode mode() const override {
+    return {.cr0 = state.cr0,
+            .cr4 = state.cr4,
+            .efer = state.efer,
+            .rflags = state.rflags,
+            .cpl = state.cpl(),
+            .code_64 = (state.efer & kEferLma) != 0 && state.segments[kCs].long_mode()};
+  }
+  void LoadSystemRegisters(const CpuState& next) override { state = next; }
   std::uint64_t gpr(Gpr number) const override { return state.gpr[number]; }
   void SetGpr(Gpr number, std::uint64_t value) override { state.gpr[number] = value; }
   void SetArithmeticFlags(std::uint64_t flags) override {
@@ -57,6 +68,8 @@ class FakeVirtHost final : public VirtHost {
     msrs[index] = value;
     return true;
   }
+  BranchRecords records() const override { return branch_records; }
+  void SetRecords(const BranchRecords& records) override { branch_records = records; }
   bool guest_mode() const override { return entry.has_value(); }
   void EnterGuestMode(const GuestEntry& how) override { entry = how; }
   void LeaveGuestMode() override { entry.reset(); }
@@ -85,6 +98,11 @@ class FakeVirtHost final : public VirtHost {
     std::memcpy(operand, from, bytes);
     return true;
   }
+  std::size_t CopyCode(std::span<std::byte> to) override {
+    const std::size_t bytes = code.size() < to.size() ? code.size() : to.size();
+    std::memcpy(to.data(), code.data(), bytes);
+    return bytes;
+  }
   bool LeaveFor(const InterceptedEvent& event) override {
     left_for = event;
     return false;
@@ -93,6 +111,11 @@ class FakeVirtHost final : public VirtHost {
   void InvalidateNested(const NestedInvalidation& gone) override { invalidated.push_back(gone); }
   std::byte* Memory(Gpa gpa, std::uint64_t bytes) override {
     return gpa.bits() <= kMemoryBytes - bytes ? page() + gpa.bits() : nullptr;
+  }
+  // The guest's physical space lies `nested_base` up in the hypervisor's.
+  bool LocateNested(Gpa gpa, bool, std::byte*& to) override {
+    to = Memory(Gpa(nested_base + gpa.bits()), kPageBytes);
+    return !nested_faults;
   }
   void Wrote(Gpa gpa) override { written.push_back(gpa); }
 
@@ -112,6 +135,10 @@ class FakeVirtHost final : public VirtHost {
   std::uint64_t fixed_cr0 = 0, fixed_cr4 = 0;
   std::uint64_t operand[2] = {};
   bool operand_faults = false;
+  BranchRecords branch_records;
+  std::vector<std::byte> code;  // at RIP
+  std::uint64_t nested_base = 0;
+  bool nested_faults = false;
   std::optional<GuestEntry> entry;
   GuestInterrupts guest_interrupts;
   std::optional<DeliveredEvent> delivered, on_its_way;

@@ -5,6 +5,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 export module pagesaw.core.guest_mode;
 
@@ -98,6 +99,9 @@ enum class Intercept : std::uint8_t {
   kInterruptWindow,    // RFLAGS.IF and shadows let external interrupts in
   kNmiWindow,          // and NMIs
   kTprBelowThreshold,  // a load of CR8 has put `virtual_tpr` below `tpr_threshold`
+  kVirtualApic,        // GuestInterrupts::asks_at_boundary, which this takes back
+  // Of the unit's own: an access to GuestEntry::apic_page. `number`: PageAccess::offset
+  kApicAccess,
   kCount,
 };
 
@@ -201,6 +205,16 @@ struct GuestInterrupts {
   bool virtual_nmis = false;
   // IRET leaves the blocking of NMIs as it is.
   bool iret_keeps_nmi_blocked = false;
+  // virtual_nmis: whether real ones are blocked all the same.
+  bool real_nmi_blocked = false;
+  // virtual_nmis: an NMI for the guest alone, taken as soon as `virtual_open`, virtual NMIs and
+  // shadows allow.
+  bool virtual_nmi_pending = false;
+  // taken_on_leaving: the unit is asked (Intercept::kInterrupt) whether an external interrupt
+  // leaves guest mode. One that does not has been dealt with, and is over.
+  bool asks_about_interrupts = false;
+  // The unit is asked (Intercept::kVirtualApic) before the next instruction.
+  bool asks_at_boundary = false;
   // An interrupt for the guest alone, taken as soon as its RFLAGS.IF and shadows allow if
   // `virtual_priority` is above `virtual_tpr`.
   bool virtual_open = true;  // what the guest itself can set
@@ -211,6 +225,37 @@ struct GuestInterrupts {
   bool has_virtual_tpr = false;
   std::uint8_t virtual_tpr = 0;
   std::uint8_t tpr_threshold = 0;
+  // Loads of CR8 set `asks_at_boundary` instead of being held against `tpr_threshold`.
+  bool asks_about_tpr = false;
+};
+
+// How a guest's time-stamp counter runs.
+struct GuestTsc {
+  std::uint64_t multiplier = 1;    // of the hypervisor's: a fixed-point number
+  std::uint8_t fraction_bits = 0;  // of it, less than 64
+  std::uint64_t offset = 0;
+
+  constexpr std::uint64_t Of(std::uint64_t tsc) const {
+    const auto product = static_cast<unsigned __int128>(tsc) * multiplier;
+    return static_cast<std::uint64_t>(product >> fraction_bits) + offset;
+  }
+};
+
+// An access to the page that GuestEntry::apic_page names.
+struct PageAccess {
+  enum class Kind : std::uint8_t { kRead, kWrite, kFetch };
+  Kind kind = Kind::kRead;
+  std::uint16_t offset = 0;
+  std::uint8_t bytes = 0;    // 0: not to be judged by, as of what reads and writes at once
+  bool in_delivery = false;  // it is made to deliver an event
+};
+
+// DebugCtl, and where control went last while its LBR was set.
+struct BranchRecords {
+  std::uint64_t debugctl = 0;
+  std::uint64_t from = 0, to = 0;
+  std::uint64_t event_from = 0, event_to = 0;  // before the last interrupt or exception
+  constexpr bool operator==(const BranchRecords&) const = default;
 };
 
 struct ShadowedControl {
@@ -229,7 +274,7 @@ struct ShadowedControl {
 struct GuestEntry {
   InterceptSet intercepts;       // what the unit is asked about
   std::uint32_t exceptions = 0;  // of Intercept::kException: a bit for each vector
-  std::uint64_t tsc_offset = 0;  // what the guest's time-stamp counter is ahead
+  GuestTsc tsc = {};
   // How the guest's physical addresses are translated; nothing: they are the hypervisor's.
   std::optional<NestedPaging> nested = {};
   // Instructions that do not exist in the guest: of RDTSCP (with
@@ -243,6 +288,9 @@ struct GuestEntry {
   bool step_pending = false;
   // For people: where the hypervisor has the control structure that this comes from.
   std::optional<Gpa> structure = {};
+  // A page of the hypervisor's memory: VirtUnit::AccessApicPage answers for accesses that lead to
+  // it.
+  std::optional<Gpa> apic_page = {};
 };
 
 // What the next instruction boundary finds besides the state, or found where the instruction at
@@ -264,6 +312,16 @@ struct RegisterLimits {
   bool nested_paging = false;  // CPUID has it
 };
 
+// The mode that an instruction is met in.
+struct CpuMode {
+  std::uint64_t cr0 = 0, cr4 = 0, efer = 0, rflags = 0;
+  unsigned cpl = 0;
+  bool code_64 = false;
+
+  constexpr bool protected_mode() const { return (cr0 & kCr0Pe) != 0 && (rflags & kFlagVm) == 0; }
+  constexpr bool compatibility() const { return (efer & kEferLma) != 0 && !code_64; }
+};
+
 // What a unit may do to its processor, on the processor's thread, while it is called.
 class VirtHost {
  public:
@@ -274,9 +332,13 @@ class VirtHost {
   virtual CpuState State() const = 0;
   // Takes `state` but for its x87 and vector registers, and forgets all translations and events.
   virtual void SwitchState(const CpuState& state) = 0;
+  // Takes of `state` what VMLOAD loads: FS, GS, TR and LDTR, and the MSRs of system calls. Forgets
+  // nothing.
+  virtual void LoadSystemRegisters(const CpuState& state) = 0;
   virtual BoundaryState boundary() const = 0;
   // To be called behind SwitchState, which forgets it.
   virtual void SetBoundary(const BoundaryState& boundary) = 0;
+  virtual CpuMode mode() const = 0;
   virtual std::uint64_t gpr(Gpr number) const = 0;
   virtual void SetGpr(Gpr number, std::uint64_t value) = 0;
   // CF, PF, AF, ZF, SF and OF, all of them.
@@ -291,6 +353,9 @@ class VirtHost {
   // MSRs of the processor itself, as RDMSR and WRMSR see them. False: refused, or not its own.
   virtual bool ReadMsr(std::uint32_t index, std::uint64_t& value) = 0;
   virtual bool WriteMsr(std::uint32_t index, std::uint64_t value) = 0;
+
+  virtual BranchRecords records() const = 0;
+  virtual void SetRecords(const BranchRecords& records) = 0;
 
   virtual bool guest_mode() const = 0;
   virtual void EnterGuestMode(const GuestEntry& entry) = 0;
@@ -310,6 +375,8 @@ class VirtHost {
   // told; the instruction ends with it.
   virtual bool LoadOperand(void* to, unsigned bytes) = 0;
   virtual bool StoreOperand(const void* from, unsigned bytes) = 0;
+  // Copies what a fetch from RIP would find now, as far as it would meet no fault. How many bytes.
+  virtual std::size_t CopyCode(std::span<std::byte> to) = 0;
   // Leaves guest mode for `event` instead of executing the instruction at hand. Returns false.
   virtual bool LeaveFor(const InterceptedEvent& event) = 0;
   // Forgets translations of linear addresses.
@@ -320,6 +387,10 @@ class VirtHost {
 
   // `bytes` bytes of guest-physical memory from `gpa`, in one page; null where there are none.
   virtual std::byte* Memory(Gpa gpa, std::uint64_t bytes) = 0;
+  // With nested paging, the page at `gpa` of the guest's physical space: in `to`, or null where
+  // there is no memory. False: nested tables refuse the access, and the host has been told; the
+  // instruction ends with it.
+  virtual bool LocateNested(Gpa gpa, bool write, std::byte*& to) = 0;
   // To be called behind writes through `Memory`.
   virtual void Wrote(Gpa gpa) = 0;
 };
@@ -342,12 +413,19 @@ class VirtUnit {
   // In guest mode with nested paging: leaves it for `fault`, or delivers an exception for it. The
   // instruction at RIP, or the event that `TakeDelivered` has, met it and has not happened.
   virtual void MeetNestedFault(VirtHost&, const NestedFault&) {}
+  // Takes what GuestInterrupts has pending for the guest alone: its vector.
+  virtual std::uint8_t TakeVirtualInterrupt(VirtHost& host) {
+    host.interrupts().virtual_pending = false;
+    return host.interrupts().virtual_vector;
+  }
+  // Where an access to the page of GuestEntry::apic_page is made instead, as a byte of a page; null
+  // if it is not made, behind LeaveFor.
+  virtual std::byte* AccessApicPage(VirtHost&, const PageAccess&) { return nullptr; }
   // If NestedPaging::logs_dirty: notes that `address` in the guest's physical space gets dirty.
   // False if there is no room: `MeetNestedFault` follows.
   virtual bool LogDirty(VirtHost&, Gpa) { return true; }
 
-  virtual MsrAnswer ReadMsr(const VirtHost& host, std::uint32_t index,
-                            std::uint64_t& value) const = 0;
+  virtual MsrAnswer ReadMsr(VirtHost& host, std::uint32_t index, std::uint64_t& value) const = 0;
   virtual MsrAnswer WriteMsr(VirtHost& host, std::uint32_t index, std::uint64_t value) = 0;
   // Whether the bit of a control register or MSR that turns the extension on may be set now.
   virtual bool MayBeEnabled() const = 0;

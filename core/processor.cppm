@@ -143,8 +143,10 @@ class Processor {
   // Take what CanTakeInterrupt or CanTakeNmi allows: it is queued, or makes the processor leave
   // guest mode. `acknowledge` gives the interrupt's vector; unless it is called, the interrupt
   // waits on.
-  virtual void TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) {
+  // True: it has been acknowledged and dealt with, and whoever offers it is to signal its end.
+  virtual bool TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) {
     Inject({.kind = Event::Kind::kExternalInterrupt, .vector = acknowledge()});
+    return false;
   }
   // Whether the NMI was taken.
   virtual bool TakeNmi() {

@@ -116,7 +116,11 @@ bool SetCr8(Core& core, std::uint64_t value) {
   if (core.guest.active && core.guest.interrupts.has_virtual_tpr) {
     GuestInterrupts& interrupts = core.guest.interrupts;
     interrupts.virtual_tpr = static_cast<std::uint8_t>(value);
-    core.guest.tpr_fell = interrupts.virtual_tpr < interrupts.tpr_threshold;
+    if (interrupts.asks_about_tpr) {
+      interrupts.asks_at_boundary = true;
+    } else {
+      core.guest.tpr_fell = interrupts.virtual_tpr < interrupts.tpr_threshold;
+    }
     return true;
   }
   BusAccess access{.kind = BusAccess::Kind::kTprWrite, .bytes = 1, .value = value};

@@ -202,8 +202,9 @@ struct GuestMode {
   InterceptSet intercepts;       // empty unless active
   std::uint32_t exceptions = 0;  // likewise
   GuestInterrupts interrupts;
-  std::uint64_t tsc_offset = 0;
-  InterceptSet undefined;  // empty unless active; so are these
+  GuestTsc tsc;
+  std::uint64_t apic_page = 0;  // in host memory; 0: none
+  InterceptSet undefined;       // empty unless active; so are these
   ShadowedControl cr0_shadow, cr4_shadow;
   std::optional<std::uint64_t> deadline;
   bool step_due = false;  // Intercept::kStep is met before the next instruction

@@ -8,6 +8,7 @@ module;
 module pagesaw.cpu.fetch;
 
 import pagesaw.cpu.hardware_walk;
+import pagesaw.cpu.intercept;
 import pagesaw.cpu.memory;
 
 namespace pagesaw::cpu {
@@ -29,6 +30,10 @@ bool TranslateFetch(Core& core, std::uint64_t linear, const std::byte*& host) {
   HostPage page;
   const Access access = Access::Fetch(user ? Privilege::kUser : Privilege::kSupervisor);
   if (!WalkHardware(core, linear, access, page)) return false;
+  if (IsApicPage(core, page.host)) [[unlikely]] {
+    host = AccessApicPage(core, PageAccess::Kind::kFetch, linear, 0);
+    return host != nullptr;
+  }
   const std::uint64_t addend = page.host - linear;
   if (entry.addend != addend) entry = TlbEntry{};
   if (entry.read_tag != tag) entry.read_tag = kNoTag;
@@ -49,6 +54,33 @@ std::uint64_t BytesToLimit(const Core& core) {
 
 }  // namespace
 
+std::uint64_t LinearRip(const Core& core) {
+  return core.code_64() ? core.rip : static_cast<std::uint32_t>(core.segments[kCs].base + core.rip);
+}
+
+std::size_t CopyCode(Core& core, std::span<std::byte> to) {
+  const Stop stop = core.stop;
+  const Exit exit = core.exit;
+  const Pending exception = core.exception;
+  const std::size_t most = std::min<std::uint64_t>(BytesToLimit(core), to.size());
+  std::size_t done = 0;
+  while (done < most) {
+    const std::uint64_t at = LinearRip(core) + done;
+    const std::uint64_t linear = core.code_64() ? at : static_cast<std::uint32_t>(at);
+    const std::byte* host = nullptr;
+    if (!IsCanonical(Gva(linear), (core.cr4 & kCr4La57) != 0 ? 57 : 48)) break;
+    if (!TranslateFetch(core, linear, host)) break;
+    const std::size_t piece =
+        std::min<std::size_t>(most - done, kPageMask + 1 - (linear & kPageMask));
+    CopyHost(to.data() + done, host, piece);
+    done += piece;
+  }
+  core.stop = stop;
+  core.exit = exit;
+  core.exception = exception;
+  return done;
+}
+
 const Block* Fetcher::Find(Core& core, bool single) {
   Op* const link = core.link;
   core.link = nullptr;
@@ -59,8 +91,7 @@ const Block* Fetcher::Find(Core& core, bool single) {
     if (matches && known.block->ops->run != &Forgotten) return known.block;
   }
   const std::uint64_t to_limit = BytesToLimit(core);
-  const std::uint64_t linear =
-      core.code_64() ? core.rip : static_cast<std::uint32_t>(core.segments[kCs].base + core.rip);
+  const std::uint64_t linear = LinearRip(core);
   if (to_limit == 0 ||
       (core.code_64() && !IsCanonical(Gva(linear), (core.cr4 & kCr4La57) != 0 ? 57 : 48))) {
     core.Raise(kGp, 0);

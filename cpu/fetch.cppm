@@ -2,7 +2,9 @@
 // decoding.
 module;
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 export module pagesaw.cpu.fetch;
 
 export import pagesaw.cpu.code_cache;
@@ -32,5 +34,12 @@ class Fetcher {
   std::array<Op, 4> scratch_ops_;
   Block scratch_;
 };
+
+// The linear address of RIP.
+std::uint64_t LinearRip(const Core& core);
+
+// Copies the code at RIP as far as a fetch meets no fault, to the limit of the segment: how many
+// bytes of `to` that are.
+std::size_t CopyCode(Core& core, std::span<std::byte> to);
 
 }  // namespace pagesaw::cpu

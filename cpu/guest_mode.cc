@@ -10,6 +10,8 @@ module pagesaw.cpu.guest_mode;
 import pagesaw.cpu.control_bits;
 import pagesaw.cpu.control_registers;
 import pagesaw.cpu.core_state;
+import pagesaw.cpu.fetch;
+import pagesaw.cpu.hardware_walk;
 import pagesaw.cpu.intercept;
 import pagesaw.cpu.memory;
 import pagesaw.cpu.msr;
@@ -42,6 +44,27 @@ void CoreHost::SwitchState(const CpuState& state) {
   core_.guest.switched = true;
 }
 
+void CoreHost::LoadSystemRegisters(const CpuState& state) {
+  for (const SegmentName name : {kFs, kGs, kLdtr, kTr}) core_.segments[name] = state.segments[name];
+  core_.star = state.star;
+  core_.lstar = state.lstar;
+  core_.cstar = state.cstar;
+  core_.sfmask = state.sfmask;
+  core_.kernel_gs_base = state.kernel_gs_base;
+  core_.sysenter_cs = state.sysenter_cs;
+  core_.sysenter_esp = state.sysenter_esp;
+  core_.sysenter_eip = state.sysenter_eip;
+}
+
+CpuMode CoreHost::mode() const {
+  return {.cr0 = core_.cr0,
+          .cr4 = core_.cr4,
+          .efer = core_.efer,
+          .rflags = core_.rflags,
+          .cpl = core_.cpl,
+          .code_64 = core_.code_64()};
+}
+
 // The trap that waits for delivery is made of causes, too.
 BoundaryState CoreHost::boundary() const {
   BoundaryState boundary = {.stack_shadow = core_.stack_shadow || core_.guest.began_in_stack_shadow,
@@ -63,7 +86,7 @@ void CoreHost::SetFixedControls(std::uint64_t cr0, std::uint64_t cr4) {
   core_.guest.cr4_fixed = cr4;
 }
 
-std::uint64_t CoreHost::Tsc() const { return ReadTsc(core_) - core_.guest.tsc_offset; }
+std::uint64_t CoreHost::Tsc() const { return ReadHostTsc(core_); }
 
 bool CoreHost::ReadMsr(std::uint32_t index, std::uint64_t& value) {
   return ReadOwnMsr(core_, index, value);
@@ -88,6 +111,21 @@ bool CoreHost::TellTsc() {
   if (tsc_loaded_) core_.replay.Clear();
   tsc_loaded_ = false;
   return true;
+}
+
+BranchRecords CoreHost::records() const {
+  const TransferRecords& records = core_.records;
+  return {.debugctl = core_.debugctl,
+          .from = records.last.from,
+          .to = records.last.to,
+          .event_from = records.before_event.from,
+          .event_to = records.before_event.to};
+}
+
+void CoreHost::SetRecords(const BranchRecords& records) {
+  core_.debugctl = records.debugctl;
+  core_.records = {.last = {.from = records.from, .to = records.to},
+                   .before_event = {.from = records.event_from, .to = records.event_to}};
 }
 
 bool CoreHost::LoadOperand(void* to, unsigned bytes) {
@@ -120,7 +158,9 @@ void CoreHost::EnterGuestMode(const GuestEntry& entry) {
   core_.guest.active = true;
   core_.guest.intercepts = entry.intercepts;
   core_.guest.exceptions = entry.exceptions;
-  core_.guest.tsc_offset = entry.tsc_offset;
+  core_.guest.tsc = entry.tsc;
+  const std::byte* const apic = entry.apic_page ? Memory(*entry.apic_page, kPageBytes) : nullptr;
+  core_.guest.apic_page = reinterpret_cast<std::uintptr_t>(apic);
   core_.guest.undefined = entry.undefined;
   core_.guest.cr0_shadow = entry.cr0;
   core_.guest.cr4_shadow = entry.cr4;
@@ -153,6 +193,8 @@ std::optional<DeliveredEvent> CoreHost::TakeDelivered() {
   return DeliveredOf(*pending);
 }
 
+std::size_t CoreHost::CopyCode(std::span<std::byte> to) { return cpu::CopyCode(core_, to); }
+
 bool CoreHost::LeaveFor(const InterceptedEvent& event) {
   core_.guest.met = event;
   core_.stop = Stop::kLeave;
@@ -170,6 +212,10 @@ void CoreHost::InvalidateNested(const NestedInvalidation& invalidation) {
 
 std::byte* CoreHost::Memory(Gpa gpa, std::uint64_t bytes) {
   return memory_ == nullptr ? nullptr : HostRange(*memory_, gpa, bytes, false);
+}
+
+bool CoreHost::LocateNested(Gpa gpa, bool write, std::byte*& to) {
+  return LocateBehindSecondStage(core_, gpa, write, to);
 }
 
 void CoreHost::Wrote(Gpa gpa) {
@@ -191,7 +237,15 @@ bool VirtualInterruptDue(const Core& core) {
   return core.guest.active && interrupts.virtual_pending && interrupts.open &&
          interrupts.virtual_open && interrupts.virtual_priority > interrupts.virtual_tpr &&
          (core.rflags & kFlagIf) != 0 && !core.interrupt_shadow && !core.pending &&
-         !core.event_queued && core.replay.empty() && core.activity != Activity::kShutdown;
+         !core.event_queued && core.replay.empty() && core.activity != Activity::kShutdown &&
+         core.activity != Activity::kWaitForSipi;
+}
+
+bool VirtualNmiDue(const Core& core) {
+  const GuestInterrupts& interrupts = core.guest.interrupts;
+  return core.guest.active && interrupts.virtual_nmi_pending && interrupts.virtual_open &&
+         !core.nmi_blocked && !core.interrupt_shadow && !core.pending && !core.event_queued &&
+         core.replay.empty() && core.activity != Activity::kShutdown;
 }
 
 }  // namespace pagesaw::cpu

@@ -20,8 +20,10 @@ class CoreHost final : public VirtHost {
 
   CpuState State() const override;
   void SwitchState(const CpuState& state) override;
+  void LoadSystemRegisters(const CpuState& state) override;
   BoundaryState boundary() const override;
   void SetBoundary(const BoundaryState& boundary) override;
+  CpuMode mode() const override;
   std::uint64_t gpr(Gpr number) const override { return core_.gpr[number]; }
   void SetGpr(Gpr number, std::uint64_t value) override { core_.gpr[number] = value; }
   void SetArithmeticFlags(std::uint64_t flags) override { core_.flags.SetEager(flags); }
@@ -31,6 +33,8 @@ class CoreHost final : public VirtHost {
   std::uint64_t Tsc() const override;
   bool ReadMsr(std::uint32_t index, std::uint64_t& value) override;
   bool WriteMsr(std::uint32_t index, std::uint64_t value) override;
+  BranchRecords records() const override;
+  void SetRecords(const BranchRecords& records) override;
   bool guest_mode() const override { return core_.guest.active; }
   void EnterGuestMode(const GuestEntry& entry) override;
   void LeaveGuestMode() override;
@@ -41,10 +45,12 @@ class CoreHost final : public VirtHost {
   bool RaiseGeneralProtection() override { return core_.Raise(kGp, 0); }
   bool LoadOperand(void* to, unsigned bytes) override;
   bool StoreOperand(const void* from, unsigned bytes) override;
+  std::size_t CopyCode(std::span<std::byte> to) override;
   bool LeaveFor(const InterceptedEvent& event) override;
   void FlushTranslations() override;
   void InvalidateNested(const NestedInvalidation& invalidation) override;
   std::byte* Memory(Gpa gpa, std::uint64_t bytes) override;
+  bool LocateNested(Gpa gpa, bool write, std::byte*& to) override;
   void Wrote(Gpa gpa) override;
 
   // The pages written since the last call.
@@ -67,7 +73,8 @@ class CoreHost final : public VirtHost {
   bool tsc_loaded_ = false;                       // and the outside has not been told
 };
 
-// Whether the interrupt that the guest alone has pending could be taken now.
+// Whether the interrupt, or the NMI, that the guest alone has pending could be taken now.
 bool VirtualInterruptDue(const Core& core);
+bool VirtualNmiDue(const Core& core);
 
 }  // namespace pagesaw::cpu

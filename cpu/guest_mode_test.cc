@@ -65,7 +65,7 @@ class ProbeUnit final : public VirtUnit {
     host.LeaveGuestMode();
     host.SwitchState(state);
   }
-  MsrAnswer ReadMsr(const VirtHost&, std::uint32_t, std::uint64_t&) const override {
+  MsrAnswer ReadMsr(VirtHost&, std::uint32_t, std::uint64_t&) const override {
     return MsrAnswer::kUnknown;
   }
   MsrAnswer WriteMsr(VirtHost&, std::uint32_t, std::uint64_t) override {
@@ -452,7 +452,7 @@ TEST_F(GuestModeTest, NestedPagingIsToldBeforeTheGuestRuns) {
 TEST_F(GuestModeTest, ATimeStampCounterThatTheUnitLoadsIsToldOutsideOnce) {
   constexpr std::uint64_t kTsc = std::uint64_t{1} << 60;
   unit().loads_tsc = kTsc;
-  unit().wanted.tsc_offset = 0;
+  unit().wanted.tsc = {};
   SoftwareProcessor& processor = machine_.processor();
   machine_.Write(ProbeUnit::kBehind, Bytes{0x0f, 0x31, 0xf4});  // rdtsc; hlt
   Exit exit = machine_.RunCode(Bytes{0x0f, 0x01, 0xdc, 0xf4});

@@ -149,6 +149,13 @@ class ThroughSecondStage {
     return true;
   }
 
+  // Translates an access to the guest's physical space that no table of the guest's led to.
+  bool Locate(OutputAddress at, Access access) {
+    if (Translate(at, access, final_)) return true;
+    fault_.stage = Stage::kFinal;
+    return false;
+  }
+
   const Translation& final_stage() const { return final_; }
   const TableFault& fault() const { return fault_; }
   // The fault that a successful walk has led to, which is a device's or of a page that was lent.
@@ -272,6 +279,22 @@ void NoteInTlb(Core& core, TlbBank& bank, std::uint64_t linear, const HostPage& 
   const bool of_4_mib = page.level == Level::kPd && format.layout.entry_bytes == 4;
   core.tlb.NoteFill(bank, linear, of_4_mib ? Level::kPdpt : page.level);
   if (page.keyed) core.tlb.NoteKey(linear, page.key);
+}
+
+bool LocateBehindSecondStage(Core& core, Gpa gpa, bool write, std::byte*& host) {
+  const Access access = write ? Access::Write(Privilege::kUser) : Access::Read(Privilege::kUser);
+  ThroughSecondStage space(core, true, gpa.bits());
+  if (space.Locate(OutputAddress(gpa.bits()), access)) {
+    host = reinterpret_cast<std::byte*>(space.final_stage().output.bits());
+    if (write) core.code->Changed(space.final_stage().output.bits(), kPageBytes);
+    return true;
+  }
+  TableFault fault = space.fault();
+  host = write ? core.replay.Lent(gpa.bits()) : nullptr;
+  if (host != nullptr || fault.malformed) return true;
+  fault.made = access;
+  fault.linear = Gva(gpa.bits());
+  return LeaveWithTableFault(core, fault);
 }
 
 bool WalkHardware(Core& core, std::uint64_t linear, Access access, HostPage& page) {

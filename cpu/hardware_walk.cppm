@@ -1,6 +1,7 @@
 // What hardware does when its TLB misses: walks the tables that the processor was given and, where
 // those are a second stage, the guest's own tables through them. Sets A and D in both.
 module;
+#include <cstddef>
 #include <cstdint>
 export module pagesaw.cpu.hardware_walk;
 
@@ -24,5 +25,10 @@ void NoteInTlb(Core& core, TlbBank& bank, std::uint64_t linear, const HostPage& 
 // Translates `linear` for `access`. On failure false, and `core.stop` says why: a page fault for
 // the guest, or an exit with ExitReason::kTableFault whose `bus` is not filled in.
 bool WalkHardware(Core& core, std::uint64_t linear, Access access, HostPage& page);
+
+// In guest mode with nested paging: the page at `gpa` of the guest's physical space in host memory,
+// as the tables that the processor was given translate it; null in `host` if there is no memory.
+// False: they refuse the access, and an exit with ExitReason::kTableFault tells.
+bool LocateBehindSecondStage(Core& core, Gpa gpa, bool write, std::byte*& host);
 
 }  // namespace pagesaw::cpu

@@ -1,4 +1,5 @@
 module;
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 module pagesaw.cpu.intercept;
@@ -32,6 +33,18 @@ void DescribeInstruction(const Core& core, const Op& op, InterceptedEvent& event
 bool AskUnit(Core& core, const Op& op, InterceptedEvent event) {
   DescribeInstruction(core, op, event);
   return AskUnit(core, event);
+}
+
+std::byte* AccessApicPage(Core& core, PageAccess::Kind kind, std::uint64_t linear, unsigned bytes) {
+  if (!core.alone && kind != PageAccess::Kind::kFetch) {
+    core.stop = Stop::kAlone;
+    return nullptr;
+  }
+  return core.unit->AccessApicPage(*core.unit_host,
+                                   {.kind = kind,
+                                    .offset = static_cast<std::uint16_t>(linear & (kPageBytes - 1)),
+                                    .bytes = static_cast<std::uint8_t>(bytes),
+                                    .in_delivery = core.delivering.has_value()});
 }
 
 DeliveredEvent DeliveredOf(const Pending& pending) {

@@ -8,6 +8,7 @@ module;
 module pagesaw.cpu.memory;
 
 import pagesaw.cpu.hardware_walk;
+import pagesaw.cpu.intercept;
 
 namespace pagesaw::cpu {
 namespace {
@@ -109,6 +110,11 @@ bool Locate(Core& core, std::uint64_t linear, unsigned bytes, bool write, By by,
   }
   HostPage page;
   if (WalkHardware(core, linear, AccessFor(core, by, write), page)) {
+    if (IsApicPage(core, page.host)) [[unlikely]] {
+      host = AccessApicPage(core, write ? PageAccess::Kind::kWrite : PageAccess::Kind::kRead,
+                            linear, bytes);
+      return host != nullptr;
+    }
     Fill(core, by, linear, page);
     host = reinterpret_cast<std::byte*>(page.host);
     return true;

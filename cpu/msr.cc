@@ -351,9 +351,9 @@ bool Random(Core& core, const Op& op, Feature feature) {
 
 }  // namespace
 
-std::uint64_t ReadTsc(const Core& core) {
-  return ClockNow(core) + core.tsc_offset + core.guest.tsc_offset;
-}
+std::uint64_t ReadHostTsc(const Core& core) { return ClockNow(core) + core.tsc_offset; }
+
+std::uint64_t ReadTsc(const Core& core) { return core.guest.tsc.Of(ReadHostTsc(core)); }
 
 bool ReadOwnMsr(Core& core, std::uint32_t index, std::uint64_t& value) {
   return ReadOwn(core, index, value) == Result::kDone;
@@ -409,8 +409,7 @@ bool Wrmsr(Core& core, const Op& op) {
 
 // Nobody in guest mode reads a time behind the deadline: guest mode is left instead.
 bool DeadlineComes(Core& core) {
-  const std::uint64_t now = ReadTsc(core) - core.guest.tsc_offset;
-  if (!core.guest.deadline || now < *core.guest.deadline) return false;
+  if (!core.guest.deadline || ReadHostTsc(core) < *core.guest.deadline) return false;
   core.stop = Stop::kAlone;
   return true;
 }

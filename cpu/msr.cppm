@@ -10,6 +10,8 @@ export namespace pagesaw::cpu {
 
 // The guest's time-stamp counter now: the host's monotonic clock in nanoseconds plus an offset.
 std::uint64_t ReadTsc(const Core& core);
+// The same without what guest mode makes of it.
+std::uint64_t ReadHostTsc(const Core& core);
 
 // What RDMSR and WRMSR do with MSRs that the processor itself holds. False: refused, or not such.
 bool ReadOwnMsr(Core& core, std::uint32_t index, std::uint64_t& value);

@@ -82,11 +82,25 @@ bool SoftwareProcessor::TakeVirtualInterrupt() {
   if (core.guest.intercepts.Has(event.what) && core.unit->Leaves(unit_host_, event)) {
     return LeaveGuestMode(event);
   }
-  core.guest.interrupts.virtual_pending = false;
-  core.pending = Pending{.vector = core.guest.interrupts.virtual_vector,
+  core.pending = Pending{.vector = core.unit->TakeVirtualInterrupt(unit_host_),
                          .event_class = EventClass::kInterrupt};
   core.activity = Activity::kActive;
   return false;
+}
+
+bool SoftwareProcessor::MeetsVirtualEvents() {
+  Core& core = *core_;
+  GuestInterrupts& interrupts = core.guest.interrupts;
+  const InterceptedEvent event = {.what = Intercept::kVirtualApic};
+  if (std::exchange(interrupts.asks_at_boundary, false) && core.unit->Leaves(unit_host_, event)) {
+    return LeaveGuestMode(event);
+  }
+  if (interrupts.virtual_nmi_pending && VirtualNmiDue(core)) {
+    interrupts.virtual_nmi_pending = false;
+    core.pending = Pending{.vector = kNmiVector, .event_class = EventClass::kInterrupt};
+    core.activity = Activity::kActive;
+  }
+  return interrupts.virtual_pending && VirtualInterruptDue(core) && TakeVirtualInterrupt();
 }
 
 // Nothing of the guest is on its way any more. TF in the flags loaded makes a trap behind the
@@ -192,19 +206,26 @@ bool SoftwareProcessor::CanTakeNmi() const {
   const Core& core = *core_;
   const GuestInterrupts& interrupts = core.guest.interrupts;
   const bool leaves = core.guest.active && interrupts.nmi_leaves;
-  const bool blocked = core.nmi_blocked && !(core.guest.active && interrupts.virtual_nmis);
+  const bool blocked =
+      core.guest.active && interrupts.virtual_nmis ? interrupts.real_nmi_blocked : core.nmi_blocked;
   return interrupts.open && !blocked && (leaves || !core.interrupt_shadow) && !HasQueuedEvent() &&
          core.replay.empty() && core.activity != Activity::kWaitForSipi;
 }
 
-void SoftwareProcessor::TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) {
+bool SoftwareProcessor::TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) {
   const GuestMode& guest = core_->guest;
   if (!guest.active || !guest.interrupts.interrupt_leaves) {
-    return Inject({.kind = Event::Kind::kExternalInterrupt, .vector = acknowledge()});
+    Inject({.kind = Event::Kind::kExternalInterrupt, .vector = acknowledge()});
+    return false;
   }
   InterceptedEvent event = {.what = Intercept::kInterrupt};
-  if (guest.interrupts.taken_on_leaving) event.number = acknowledge();
+  if (guest.interrupts.taken_on_leaving) {
+    event.number = acknowledge();
+    const bool asks = guest.interrupts.asks_about_interrupts;
+    if (asks && !core_->unit->Leaves(unit_host_, event)) return true;
+  }
   exits_now_ = LeaveGuestMode(event);
+  return false;
 }
 
 bool SoftwareProcessor::TakeNmi() {

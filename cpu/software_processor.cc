@@ -37,11 +37,6 @@ bool LeavesBehind(ExitReason reason) {
          reason == ExitReason::kNestedPaging || reason == ExitReason::kRequested;
 }
 
-std::uint64_t LinearRip(const Core& core) {
-  if (core.code_64()) return core.rip;
-  return static_cast<std::uint32_t>(core.segments[kCs].base + core.rip);
-}
-
 // Whether a block of one instruction is a direct jump or call: behind it stands room for its target
 // and nothing else.
 bool IsDirectJump(const Block& block) { return block.op_count == 2 && block.ops[1].run == nullptr; }
@@ -167,10 +162,7 @@ bool SoftwareProcessor::LeavesBeforeBlock() {
       TakeQueued()) {
     return true;
   }
-  if (core.guest.interrupts.virtual_pending && VirtualInterruptDue(core) &&
-      TakeVirtualInterrupt()) {
-    return true;
-  }
+  if (core.guest.active && MeetsVirtualEvents()) return true;
   for (;;) {
     if (core.guest.active) {
       if (const std::optional<Intercept> due = DueInGuestMode()) {
@@ -253,6 +245,7 @@ bool SoftwareProcessor::RunBlock() {
   const bool admitted =
       block != nullptr && (!WaitsForEndBranch(core) || AdmitTarget(core, block->ops[0]));
   bool branched = false;
+  std::uint64_t next = start;
   if (admitted) {
     // A single instruction runs on a budget of its own, so that it cannot jump on into a block.
     const std::int64_t rest = core.budget - block->instructions;
@@ -263,7 +256,7 @@ bool SoftwareProcessor::RunBlock() {
     core.ip_base = core.rip - ops->ip;
     // The instruction may make the block be forgotten.
     const bool jumps = IsDirectJump(*block);
-    const std::uint64_t next = core.NextRip(ops);
+    next = core.NextRip(ops);
     ops->run(core, ops);
     core.budget += single ? rest : held;
     branched = jumps || (core.rip != next && !core.in_repeat);
@@ -305,6 +298,9 @@ bool SoftwareProcessor::RunBlock() {
     case Stop::kExit:
       return true;
     case Stop::kLeave:
+      if (core.guest.met.what == Intercept::kApicAccess) {
+        core.guest.met.instruction_bytes = static_cast<std::uint8_t>(next - start);
+      }
       return LeaveGuestMode(core.guest.met);
     case Stop::kAlone:
       run_alone_ = true;

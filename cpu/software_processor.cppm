@@ -41,7 +41,7 @@ class SoftwareProcessor final : public Processor {
   bool HasQueuedEvent() const override;
   bool CanTakeInterrupt() const override;
   bool CanTakeNmi() const override;
-  void TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) override;
+  bool TakeInterrupt(const std::function<std::uint8_t()>& acknowledge) override;
   bool TakeNmi() override;
   bool CanTakeInit() const override {
     return core_->guest.interrupts.open && core_->guest.interrupts.init_open &&
@@ -99,7 +99,9 @@ class SoftwareProcessor final : public Processor {
   // Makes `core_->pending` the #DB of the traps that wait and of `more`, bits of DR6, if there are
   // any.
   void TellDebugCauses(std::uint64_t more);
-  // Takes what the guest alone has pending. True: Run returns `core_->exit`.
+  // In guest mode: does what the unit wants before anything more happens, and takes what the guest
+  // alone has pending. True: Run returns `core_->exit`.
+  bool MeetsVirtualEvents();
   bool TakeVirtualInterrupt();
   // Has `leave` leave guest mode, or deliver something in it. True: Run returns `core_->exit`.
   template <typename Leave>

@@ -1,9 +1,12 @@
 // A hypervisor for Intel processors in miniature: runs a guest of a few instructions on extended
 // page tables, with every combination of rights at several levels and every kind of access, and
-// checks exit reason, qualification and address of each, and A and D. Exits with status 1 if all
-// went well, 3 if not. `switches=N` on the command line times as many VM entries, each with the VM
-// exit that ends it. With `stay` the guest then stays alive, to be looked at: its linear 40000000h
-// is the probed page; with `stay-plain` as well, but without EPT, and reads 2000000h.
+// checks exit reason, qualification and address of each, and A and D; then gives the guest a
+// virtual APIC and a time of its own. Exits with status 1 if all went well, 3 if not.
+// On the command line `switches=N` times as many VM entries, each with the VM exit that ends it,
+// `faults=N` the guest's first accesses to as many pages, `loop=N` and `guest_loop=N` as many
+// iterations of a loop here and in the guest.
+// With `stay` the guest then stays alive, to be looked at: its linear 40000000h is the probed
+// page; with `stay-plain` as well, but without EPT, and reads 2000000h.
 //
 // Physical memory, in MiB: image at 1, EPT 4 to 6, the guest's tables 6 to 8, VMX regions at 8, the
 // probed page at 32. The guest sees that page at 512 GiB. Needs 48 MiB.
@@ -35,6 +38,43 @@ guest_call:
 guest_stay:
         mov (%rdi), %rax
         jmp guest_stay
+
+        .globl guest_read_register, guest_write_register, guest_tsc, guest_wait, guest_result
+guest_read_register:
+        mov (%rdi), %eax
+        mov %rax, guest_result(%rip)
+        vmcall
+guest_write_register:
+        movl $0x40041, (%rdi)
+        vmcall
+guest_tsc:
+        rdtsc
+        shl $32, %rdx
+        or %rdx, %rax
+        mov %rax, guest_result(%rip)
+        vmcall
+guest_wait:
+        sti
+        hlt
+guest_loop:
+        mov guest_count(%rip), %rdi
+        mov guest_base(%rip), %rsi
+        call nested_loop
+        vmcall
+guest_touch:
+        mov guest_count(%rip), %rdi
+        mov guest_base(%rip), %rsi
+        call nested_touch
+        vmcall
+        .globl guest_loop, guest_touch, guest_count, guest_base
+        .balign 8
+guest_result:
+        .quad 0
+guest_count:
+        .quad 0
+guest_base:
+        .quad 0
+
 ept_switch:
         push %rbx
         push %rbp
@@ -69,7 +109,11 @@ ept_enter:
         pop %rbx
         ret
 )");
-extern "C" const char guest_read[], guest_write[], guest_fetch[], guest_call[], guest_stay[];
+extern "C" const char guest_read[], guest_write[], guest_fetch[], guest_call[], guest_stay[],
+    guest_read_register[], guest_write_register[], guest_tsc[], guest_wait[];
+extern "C" const char guest_loop[], guest_touch[];
+extern "C" volatile uint64_t guest_result, guest_count, guest_base;
+extern "C" void nested_loop(uint64_t iterations, uint64_t base);
 extern "C" uint64_t ept_switch(uint64_t count);
 extern "C" int ept_enter(uint64_t address, int resumes);
 
@@ -92,6 +136,11 @@ constexpr uint64_t kEptAccessed = 1u << 8, kEptDirty = 1u << 9, kWriteBack = 6u 
 constexpr uint64_t kVmcall = 18, kViolation = 48, kMisconfiguration = 49;
 constexpr uint64_t kChecked = 0x1ff;  // without the advanced information
 constexpr uint64_t kFinal = 0x180, kOfTable = 0x80;
+
+constexpr uint64_t kApicAccess = 44, kApicWrite = 56;
+
+// The APIC-access page and the virtual-APIC page.
+constexpr uint64_t kAccessPage = 8 * kMiB + 0x3000, kApicPage = 8 * kMiB + 0x4000;
 
 constexpr uint64_t kSecondaryEpt = 2, kSecondaryLog = 1u << 17, kSecondarySplit = 1u << 22;
 
@@ -356,6 +405,80 @@ void AccessedAndDirty() {
   Check("log of written pages, and its end", ok);
 }
 
+uint32_t& ApicRegister(uint64_t offset) { return *reinterpret_cast<uint32_t*>(kApicPage + offset); }
+
+// An access to a register: the exit reason, and the qualification if it is not VMCALL's.
+void ExpectRegister(const char* name, const char* code, uint64_t offset, uint64_t reason,
+                    uint64_t qualification) {
+  const uint64_t got = Run(code, kAccessPage + offset), told = Read(0x6400);
+  Print(Padded{name, 40}, got, " ", Hex{told, 4});
+  const bool ok = got == reason && (reason == kVmcall || told == qualification);
+  Print(ok ? " ok\n" : " WRONG\n");
+  wrong = wrong || !ok;
+}
+
+// Accesses, a self-IPI and its delivery through a table of the guest's own.
+// [intel/vol3] "APIC Virtualization and Virtual Interrupts"
+void VirtualApic() {
+  constexpr uint32_t kVector = 0x41, kRequested = 0x220;
+  constexpr uint64_t kTable = 8 * kMiB + 0x5000, kStackTop = 8 * kMiB + 0x7000;
+  const uint64_t pin = Read(0x4000), primary = Read(0x4002), secondary = Read(0x401e);
+  Write(0x4000, pin | 1);
+  Write(0x4002, primary | 1u << 21);
+  Write(0x401e, secondary | 1u << 0 | 1u << 8 | 1u << 9);
+  Write(0x2012, kApicPage);
+  Write(0x2014, kAccessPage);
+  ApicRegister(0x30) = 0x5'0014;
+  ExpectRegister("APIC: read", guest_read_register, 0x30, kVmcall, 0);
+  Check("  is of the page", guest_result == 0x5'0014);
+  ExpectRegister("APIC: read of the current count", guest_read_register, 0x390, kApicAccess, 0x390);
+  ExpectRegister("APIC: read of 8 bytes", guest_read, 0x30, kApicAccess, 0x30);
+  Check("  which has a length", Read(0x440c) == 3);
+  ExpectRegister("APIC: write to the version", guest_write_register, 0x30, kApicAccess, 0x1030);
+  ExpectRegister("APIC: fetch", guest_fetch, 0x30, kApicAccess, 0x2030);
+  ExpectRegister("APIC: write of the timer's divisor", guest_write_register, 0x3e0, kApicWrite,
+                 0x3e0);
+  Check("  which is done", ApicRegister(0x3e0) == 0x4'0041);
+  ExpectRegister("APIC: self-IPI", guest_write_register, 0x300, kVmcall, 0);
+  Check("  waits", ApicRegister(kRequested) == 1u << kVector % 32 && Read(0x0810) == kVector);
+
+  const auto handler = reinterpret_cast<uint64_t>(guest_call);
+  auto* const gate = reinterpret_cast<uint64_t*>(kTable + kVector * 16);
+  gate[0] = (handler & 0xffff) | uint64_t{KERNEL_CODE} << 16 | uint64_t{0x8e00} << 32 |
+            (handler >> 16 & 0xffff) << 48;
+  gate[1] = handler >> 32;
+  Write(0x6816, Read(0x6c0c));  // GDT
+  Write(0x4810, 0xffff);
+  Write(0x6818, kTable);
+  Write(0x4812, 0xfff);
+  Write(0x681c, kStackTop);
+  const bool called = Run(guest_wait, 0) == kVmcall;
+  Check("  and ends the wait of HLT", called && Read(0x681e) == handler &&
+                                          Read(0x0810) == kVector << 8 &&
+                                          ApicRegister(kRequested) == 0);
+  Write(0x6820, 2);
+  Write(0x0810, 0);
+  Write(0x4000, pin);
+  Write(0x4002, primary);
+  Write(0x401e, secondary);
+}
+
+void ScaledTime() {
+  constexpr uint64_t kOffset = uint64_t{1} << 60;
+  const uint64_t primary = Read(0x4002), secondary = Read(0x401e);
+  Write(0x4002, primary | 1u << 3);
+  Write(0x401e, secondary | 1u << 25);
+  Write(0x2010, kOffset);
+  Write(0x2032, uint64_t{3} << 48);
+  const uint64_t before = ReadTsc();
+  const bool called = Run(guest_tsc, 0) == kVmcall;
+  const uint64_t after = ReadTsc(), inside = guest_result - kOffset;
+  Check("three times the time and an offset",
+        called && inside >= 3 * before && inside <= 3 * after);
+  Write(0x4002, primary);
+  Write(0x401e, secondary);
+}
+
 void Switches(uint64_t count) {
   Check("VMCALL", Run(guest_call, 0) == kVmcall);
   const uint64_t begin = ReadTsc();
@@ -372,6 +495,44 @@ void Stay(bool nests) {
   const uint64_t reason = Run(guest_stay, nests ? kLinear : kProbed);
   Print("the guest was left, exit reason ", Hex{reason, 2}, "\n");
   wrong = true;
+}
+
+constexpr uint64_t kLoopStack = 8 * kMiB + 0x8000;
+
+// Pages of 4 KiB that the guest has not touched yet, all of them one page of the hypervisor's.
+void Faults(uint64_t count) {
+  constexpr uint64_t kGpa = uint64_t{514} << 30, kFrom = uint64_t{2} << 30, kMost = 131072;
+  if (count > kMost) count = kMost;
+  for (uint64_t at = 0; at < count * 4096; at += 2 * kMiB) {
+    own->Map(kFrom + at, kGpa + at, PageSize::k2M, kWritable);
+  }
+  for (uint64_t at = 0; at < count * 4096; at += 4096) {
+    Entry(kGpa + at, 1) = kProbed | kAllRights | kWriteBack;
+  }
+  guest_count = count;
+  guest_base = kFrom;
+  Write(0x681c, kLoopStack);
+  const uint64_t begin = ReadTsc();
+  Check("pages touched", Run(guest_touch, 0) == kVmcall);
+  Print(count, " pages, ticks of each: ", (ReadTsc() - begin) / count, "\n");
+}
+
+// The same loop here or in the guest.
+void Loop(uint64_t count, bool in_guest) {
+  constexpr uint64_t kBase = 40 * kMiB;
+  guest_count = count;
+  guest_base = kBase;
+  const uint64_t begin = ReadTsc();
+  if (in_guest) {
+    Write(0x681c, kLoopStack);
+    Check("loop", Run(guest_loop, 0) == kVmcall);
+  } else {
+    nested_loop(count, kBase);
+  }
+  const uint64_t end = ReadTsc();
+  Print(count,
+        in_guest ? " iterations in the guest, ticks: " : " iterations here, ticks: ", end - begin,
+        "\n");
 }
 
 }  // namespace
@@ -404,7 +565,12 @@ extern "C" void GuestMain(const guest::MultibootInfo* info) {
   GuestTables();
   TablesInDevice();
   AccessedAndDirty();
+  VirtualApic();
+  ScaledTime();
   if (const uint64_t count = NumberOf(*info, "switches", 0); count != 0) Switches(count);
+  if (const uint64_t count = NumberOf(*info, "faults", 0); count != 0) Faults(count);
+  if (const uint64_t count = NumberOf(*info, "loop", 0); count != 0) Loop(count, false);
+  if (const uint64_t count = NumberOf(*info, "guest_loop", 0); count != 0) Loop(count, true);
   const bool plain = HasWord(*info, "stay-plain");
   if (plain || HasWord(*info, "stay")) Stay(!plain);
   Print(wrong ? "something is wrong\n" : "all is well\n");

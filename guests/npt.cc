@@ -1,9 +1,13 @@
 // A hypervisor for AMD processors in miniature: runs a guest of a few instructions with nested
 // paging, provokes every kind of nested page fault, and checks exit code, EXITINFO1 and EXITINFO2
-// of each, and A and D in the nested tables. Exits with status 1 if all went well, 3 if not.
-// `switches=N` on the command line times as many VMRUNs, each with the #VMEXIT that ends it. With
-// `stay` the guest then stays alive, to be looked at: its 2005000h is 2004000h of the hypervisor's;
-// with `stay-plain` as well, but without nested paging.
+// of each, and A and D in the nested tables; then what SVM has besides. Exits with status 1 if all
+// went well, 3 if not.
+//
+// On the command line `switches=N` times as many VMRUNs, each with the #VMEXIT that ends it,
+// `faults=N` the guest's first accesses to as many pages, `loop=N` and `guest_loop=N` as many
+// iterations of a loop here and in the guest.
+// With `stay` the guest then stays alive, to be looked at: its 2005000h is 2004000h of the
+// hypervisor's; with `stay-plain` as well, but without nested paging.
 //
 // Physical memory, in MiB: image at 1, nested tables 4 to 6, the guest's tables 6 to 8, control
 // block and save area at 8, the probed pages 32 to 34. Needs 48 MiB.
@@ -13,6 +17,7 @@
 #include "guests/support/multiboot.h"
 #include "guests/support/page_tables.h"
 #include "guests/support/processor.h"
+#include "guests/support/selectors.h"
 #include "guests/support/traps.h"
 
 // What the guest executes: one access at RDI, then VMMCALL.
@@ -31,8 +36,60 @@ guest_call:
 guest_stay:
         mov (%rdi), %rax
         jmp guest_stay
+
+// Instructions that tell their operands, and others.
+        .globl guest_load_cr3, guest_read_dr7, guest_int, guest_invlpg, guest_invlpga, guest_save
+        .globl guest_load, guest_branch, guest_branch_end, guest_tsc
+guest_load_cr3:
+        mov %rdi, %cr3
+guest_read_dr7:
+        mov %dr7, %rdx
+guest_int:
+        int $0x55
+guest_invlpg:
+        invlpg 8(%rdi)
+guest_invlpga:
+        invlpga
+guest_save:
+        vmsave
+        vmmcall
+guest_load:
+        vmload
+        vmmcall
+guest_branch:
+        jmp guest_branch_end
+        nop
+guest_branch_end:
+        vmmcall
+guest_tsc:
+        rdtsc
+        shl $32, %rdx
+        or %rdx, %rax
+        vmmcall
+guest_loop:
+        mov guest_count(%rip), %rdi
+        mov guest_base(%rip), %rsi
+        call nested_loop
+        vmmcall
+guest_touch:
+        mov guest_count(%rip), %rdi
+        mov guest_base(%rip), %rsi
+        call nested_touch
+        vmmcall
+        .globl guest_loop, guest_touch, guest_count, guest_base
+        .balign 8
+guest_count:
+        .quad 0
+guest_base:
+        .quad 0
 )");
-extern "C" const char guest_read[], guest_write[], guest_fetch[], guest_call[], guest_stay[];
+extern "C" const char guest_read[], guest_write[], guest_fetch[], guest_call[], guest_stay[],
+    guest_load_cr3[], guest_read_dr7[], guest_int[], guest_invlpg[], guest_invlpga[], guest_save[],
+    guest_load[], guest_branch[], guest_branch_end[], guest_tsc[];
+
+extern "C" const char guest_loop[], guest_touch[];
+extern "C" volatile uint64_t guest_count, guest_base;
+extern "C" void nested_loop(uint64_t iterations, uint64_t base);
 
 namespace guest {
 namespace {
@@ -85,7 +142,10 @@ void Describe(const char* code, bool execute_trap) {
 }
 
 void Enter(uint64_t address) {
-  asm volatile("clgi; vmrun; stgi" : : "a"(kControlBlock), "D"(address) : "memory");
+  asm volatile("clgi; vmrun; stgi"
+               : "+D"(address)
+               : "a"(kControlBlock)
+               : "rsi", "rdx", "cc", "memory");
 }
 
 void Expect(const char* name, const char* code, uint64_t address, uint64_t exit, uint64_t info1,
@@ -232,6 +292,132 @@ void ExecuteTrap() {
   Expect("trap: write to a supervisor's page", guest_write, kProbed + 8, kExitVmmcall, 0, 0, true);
 }
 
+// The code of a data access that met a nested fault, as far as its page goes.
+void TellsCode() {
+  const Changed changed(*nested, kProbed, 1, 0, kPresent);
+  Expect("read, not present, tells its code", guest_read, kProbed, kExitNested, 0x1'0000'0004,
+         kProbed);
+  bool same = Field<uint8_t>(0x0d0) == 15;
+  for (uint64_t i = 0; i < 15; ++i) {
+    same = same && Field<char>(0x0d1 + i) == guest_read[i];
+  }
+  Check("  15 bytes of it", same);
+  Expect("fetch, not present, tells none", guest_fetch, kProbed, kExitNested, 0x1'0000'0014,
+         kProbed);
+  Check("  no bytes", Field<uint8_t>(0x0d0) == 0);
+}
+
+// One instruction that is intercepted by `bit` of the word at `offset`, and its operand.
+void ExpectOperand(const char* name, const char* code, uint64_t offset, unsigned bit, uint64_t exit,
+                   uint64_t info1) {
+  Describe(code, false);
+  Field<uint32_t>(offset) |= 1u << bit;
+  Field<uint64_t>(0x5f8) = kProbed;  // RAX
+  Enter(kProbed);
+  const bool ok = Field<uint64_t>(0x070) == exit && Field<uint64_t>(0x078) == info1;
+  Print(Padded{name, 40}, Hex{Field<uint64_t>(0x070), 3}, " ", Hex{Field<uint64_t>(0x078), 9});
+  Print(ok ? " ok\n" : " WRONG\n");
+  wrong = wrong || !ok;
+}
+
+void DecodeAssists() {
+  TellsCode();
+  ExpectOperand("MOV to CR3", guest_load_cr3, 0x000, 16 + 3, 0x13, uint64_t{1} << 63 | 7);
+  ExpectOperand("MOV from DR7", guest_read_dr7, 0x004, 7, 0x27, 2);
+  ExpectOperand("INT n", guest_int, 0x00c, 21, 0x75, 0x55);
+  ExpectOperand("INVLPG", guest_invlpg, 0x00c, 25, 0x79, kProbed + 8);
+  ExpectOperand("INVLPGA", guest_invlpga, 0x00c, 26, 0x7a, kProbed);
+}
+
+// The guest's physical address of its block leads elsewhere than the hypervisor's.
+void VirtualLoadAndSave() {
+  constexpr uint64_t kStar = 0x600, kMoved = 0x2000;
+  static_assert((kProbed & kMoved) == 0);
+  const Changed moved(*nested, kProbed, 1, kMoved, 0);
+  const uint64_t to = kProbed | kMoved;
+  uint64_t& saved = *reinterpret_cast<uint64_t*>(to + kStar);
+  saved = 1;
+  Describe(guest_save, false);
+  Field<uint64_t>(0x0b8) = 2;
+  Field<uint64_t>(0x5f8) = kProbed;
+  WriteMsr(0xc000'0081, 0x1234'0000'0000);
+  Enter(0);
+  Check("VMSAVE in the guest's own memory",
+        Field<uint64_t>(0x070) == kExitVmmcall && saved == 0x1234'0000'0000);
+  saved = 0x5678'0000'0000;
+  Describe(guest_load, false);
+  Field<uint64_t>(0x0b8) = 2;
+  Field<uint64_t>(0x5f8) = kProbed;
+  Enter(0);
+  Check("VMLOAD from there", ReadMsr(0xc000'0081) == 0x5678'0000'0000);
+  const Changed changed(*nested, kProbed, 1, 0, kWritable);
+  Describe(guest_save, false);
+  Field<uint64_t>(0x0b8) = 2;
+  Field<uint64_t>(0x5f8) = kProbed;
+  Enter(0);
+  Check("VMSAVE to a read-only page", Field<uint64_t>(0x070) == kExitNested &&
+                                          Field<uint64_t>(0x078) == 0x1'0000'0007 &&
+                                          Field<uint64_t>(0x080) == kProbed);
+}
+
+void RecordsOfTheGuest() {
+  constexpr uint32_t kDebugctl = 0x1d9;
+  Describe(guest_branch, false);
+  Field<uint64_t>(0x0b8) = 1;
+  Field<uint64_t>(0x670) = 1;
+  Enter(0);
+  Check("records of the guest's branches",
+        Field<uint64_t>(0x678) == reinterpret_cast<uint64_t>(guest_branch) &&
+            Field<uint64_t>(0x680) == reinterpret_cast<uint64_t>(guest_branch_end));
+  Check("  and not of the hypervisor's", ReadMsr(kDebugctl) == 0);
+}
+
+void ScaledTime() {
+  constexpr uint32_t kRatio = 0xc000'0104;
+  constexpr uint64_t kOffset = uint64_t{1} << 60;
+  Describe(guest_tsc, false);
+  Field<uint64_t>(0x050) = kOffset;
+  WriteMsr(kRatio, uint64_t{1} << 33);
+  const uint64_t before = ReadTsc();
+  Enter(0);
+  const uint64_t after = ReadTsc(), inside = Field<uint64_t>(0x5f8) - kOffset;
+  WriteMsr(kRatio, uint64_t{1} << 32);
+  Check("twice the time and an offset", inside >= 2 * before && inside <= 2 * after);
+}
+
+// Delivered through a table of the guest's own, to an instruction that leaves.
+void VirtualNmi() {
+  constexpr uint64_t kTable = 8 * kMiB + 0x2000, kStackTop = 8 * kMiB + 0x4000;
+  constexpr uint32_t kPending = 1u << 11, kMasked = 1u << 12, kEnabled = 1u << 26;
+  const auto handler = reinterpret_cast<uint64_t>(guest_call);
+  auto* const gate = reinterpret_cast<uint64_t*>(kTable + 2 * 16);
+  gate[0] = (handler & 0xffff) | uint64_t{KERNEL_CODE} << 16 | uint64_t{0x8e00} << 32 |
+            (handler >> 16 & 0xffff) << 48;
+  gate[1] = handler >> 32;
+  struct [[gnu::packed]] {
+    uint16_t limit;
+    uint64_t base;
+  } gdt;
+  asm("sgdt %0" : "=m"(gdt));
+  const auto enter = [&](uint32_t word) {
+    Describe(guest_read, false);
+    Field<uint32_t>(0x00c) |= 1u << 1;  // NMI
+    Field<uint32_t>(0x060) = word;
+    Field<uint32_t>(0x464) = gdt.limit;
+    Field<uint64_t>(0x468) = gdt.base;
+    Field<uint32_t>(0x484) = 3 * 16 - 1;
+    Field<uint64_t>(0x488) = kTable;
+    Field<uint64_t>(0x5d8) = kStackTop;
+    Enter(kProbed);
+    return Field<uint32_t>(0x060);
+  };
+  Check("virtual NMI",
+        enter(kEnabled | kPending) == (kEnabled | kMasked) && Field<uint64_t>(0x578) == handler);
+  Check("  waits where it is masked",
+        enter(kEnabled | kPending | kMasked) == (kEnabled | kPending | kMasked) &&
+            Field<uint64_t>(0x578) != handler);
+}
+
 void Switches(uint64_t count) {
   Describe(guest_call, false);
   Field<uint8_t>(0x05c) = 0;  // forget nothing
@@ -250,6 +436,49 @@ void Stay(bool nests) {
   Enter(kProbed);
   Print("the guest was left, exit code ", Hex{Field<uint64_t>(0x070), 3}, "\n");
   wrong = true;
+}
+
+constexpr uint64_t kLoopStack = 8 * kMiB + 0x8000;
+
+// Pages of 4 KiB that the guest has not touched yet, all of them one page of the hypervisor's.
+void Faults(uint64_t count) {
+  constexpr uint64_t kGpa = uint64_t{2} << 30, kFrom = uint64_t{2} << 30, kMost = 131072;
+  if (count > kMost) count = kMost;
+  for (uint64_t at = 0; at < count * 4096; at += 2 * kMiB) {
+    own->Map(kFrom + at, kGpa + at, PageSize::k2M, kWritable);
+  }
+  for (uint64_t at = 0; at < count * 4096; at += 4096) {
+    nested->Map(kGpa + at, kProbed, PageSize::k4K, kWritable | kUser);
+  }
+  Describe(guest_touch, false);
+  Field<uint64_t>(0x5d8) = kLoopStack;
+  guest_count = count;
+  guest_base = kFrom;
+  const uint64_t begin = ReadTsc();
+  Enter(0);
+  const uint64_t end = ReadTsc();
+  Check("pages touched", Field<uint64_t>(0x070) == kExitVmmcall);
+  Print(count, " pages, ticks of each: ", (end - begin) / count, "\n");
+}
+
+// The same loop here or in the guest.
+void Loop(uint64_t count, bool in_guest) {
+  constexpr uint64_t kBase = 40 * kMiB;
+  guest_count = count;
+  guest_base = kBase;
+  const uint64_t begin = ReadTsc();
+  if (in_guest) {
+    Describe(guest_loop, false);
+    Field<uint64_t>(0x5d8) = kLoopStack;
+    Enter(0);
+    Check("loop", Field<uint64_t>(0x070) == kExitVmmcall);
+  } else {
+    nested_loop(count, kBase);
+  }
+  const uint64_t end = ReadTsc();
+  Print(count,
+        in_guest ? " iterations in the guest, ticks: " : " iterations here, ticks: ", end - begin,
+        "\n");
 }
 
 }  // namespace
@@ -271,7 +500,15 @@ extern "C" void GuestMain(const guest::MultibootInfo* info) {
   SharedTables();
   LargePages();
   if ((Cpuid(0x8000'000a).edx >> 17 & 1) != 0) ExecuteTrap();
+  DecodeAssists();
+  VirtualLoadAndSave();
+  RecordsOfTheGuest();
+  ScaledTime();
+  VirtualNmi();
   if (const uint64_t count = NumberOf(*info, "switches", 0); count != 0) Switches(count);
+  if (const uint64_t count = NumberOf(*info, "faults", 0); count != 0) Faults(count);
+  if (const uint64_t count = NumberOf(*info, "loop", 0); count != 0) Loop(count, false);
+  if (const uint64_t count = NumberOf(*info, "guest_loop", 0); count != 0) Loop(count, true);
   const bool plain = HasWord(*info, "stay-plain");
   if (plain || HasWord(*info, "stay")) Stay(!plain);
   Print(wrong ? "something is wrong\n" : "all is well\n");

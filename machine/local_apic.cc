@@ -192,6 +192,8 @@ bool LocalApic::WriteMsr(std::uint32_t index, std::uint64_t value) {
   return true;
 }
 
+void LocalApic::EndInterrupt() { WriteMmio(kEoi, 0); }
+
 void LocalApic::Send(const Outgoing& outgoing) {
   if (outgoing.message.has_value()) bus_.Send(*outgoing.message, this);
   if (outgoing.end_of_interrupt.has_value()) bus_.BroadcastEoi(*outgoing.end_of_interrupt);

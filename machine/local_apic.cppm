@@ -66,6 +66,8 @@ class LocalApic final : public ApicReceiver {
   // The interrupt that its vCPU should take, if any; `AcknowledgeInterrupt` moves it into service.
   bool HasInterrupt() const;
   std::optional<std::uint8_t> AcknowledgeInterrupt();
+  // What a write to the EOI register does.
+  void EndInterrupt();
   // Local interrupt pin `pin`, 0 or 1, is now at `level`. The PICs' output is at pin 0; what it
   // asks for as ExtINT the vCPU takes from the PICs.
   void SetLint(unsigned pin, bool level);

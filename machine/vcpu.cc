@@ -234,11 +234,12 @@ void Vcpu::InjectPending() {
     --nmis_pending_;
   }
   if (InterruptPending() && processor_->CanTakeInterrupt()) {
-    processor_->TakeInterrupt([this] {
+    const bool over = processor_->TakeInterrupt([this] {
       interrupts_.fetch_add(1, std::memory_order_relaxed);
       const std::optional<std::uint8_t> vector = apic_.AcknowledgeInterrupt();
       return vector.has_value() ? *vector : environment_.pic->Acknowledge();
     });
+    if (over) apic_.EndInterrupt();
   }
   processor_->SetInterruptWindow(InterruptPending());
 }

@@ -38,6 +38,12 @@ bool MapFits(Gpa map, std::uint64_t bytes, const RegisterLimits& limits) {
   return map.bits() + bytes <= std::uint64_t{1} << limits.physical_bits;
 }
 
+// [amd/vol2] "NMI Virtualization": it takes the intercept of NMIs
+bool VirtualNmisFit(const Vmcb& vmcb, const Intercepts& intercepts) {
+  return (vmcb.Get(field::kVirtualInterrupt) & kVirtualNmiEnabled) == 0 ||
+         intercepts.intercepts_nmi();
+}
+
 bool EventFits(const Vmcb& vmcb) {
   const std::uint64_t event = vmcb.Get(field::kEventInjection);
   if ((event & kEventValid) == 0) return true;
@@ -60,7 +66,7 @@ bool IsConsistent(const Vmcb& vmcb, const Intercepts& intercepts, const Register
          ControlRegistersFit(vmcb, limits) && DebugRegistersFit(vmcb) &&
          (!intercepts.uses_msr_map() || MapFits(intercepts.msr_map(), kMsrMapBytes, limits)) &&
          (!intercepts.uses_io_map() || MapFits(intercepts.io_map(), kIoMapBytes, limits)) &&
-         EventFits(vmcb);
+         VirtualNmisFit(vmcb, intercepts) && EventFits(vmcb);
 }
 
 }  // namespace pagesaw::svm

@@ -51,12 +51,18 @@ bool SvmExtension::InterceptsPageFault(StructureBytes bytes, PageFaultCode) cons
 void SvmExtension::AdjustCpuid(std::uint32_t leaf, std::uint32_t, CpuidResult& result) const {
   constexpr std::uint32_t kLeaf = 0x8000'000a;
   constexpr std::uint32_t kAsids = 0x8000;
-  constexpr std::uint32_t kNestedPaging = 1u << 0, kNextRip = 1u << 3, kFlushByAsid = 1u << 6,
-                          kPauseFilter = 1u << 10, kVirtualGif = 1u << 16, kExecuteTrap = 1u << 17;
+  constexpr std::uint32_t kNestedPaging = 1u << 0, kRecords = 1u << 1, kNextRip = 1u << 3,
+                          kTscRatio = 1u << 4, kCleanBits = 1u << 5, kFlushByAsid = 1u << 6,
+                          kDecodeAssists = 1u << 7, kPauseFilter = 1u << 10,
+                          kPauseThreshold = 1u << 12, kVirtualLoadSave = 1u << 15,
+                          kVirtualGif = 1u << 16, kExecuteTrap = 1u << 17, kVirtualNmi = 1u << 25;
+  constexpr std::uint32_t kAlways = kRecords | kNextRip | kTscRatio | kCleanBits | kFlushByAsid |
+                                    kDecodeAssists | kPauseFilter | kPauseThreshold | kVirtualGif |
+                                    kVirtualNmi;
   if (leaf != kLeaf) return;
   const std::uint32_t nested = result.edx & kNestedPaging;
-  const std::uint32_t split = nested != 0 && splits_execute() ? kExecuteTrap : 0;
-  result = {1, kAsids, 0, nested | kNextRip | kFlushByAsid | kPauseFilter | kVirtualGif | split};
+  const std::uint32_t split = splits_execute() ? kExecuteTrap : 0;
+  result = {1, kAsids, 0, kAlways | (nested != 0 ? nested | kVirtualLoadSave | split : 0)};
 }
 
 std::unique_ptr<VirtUnit> SvmExtension::MakeUnit() const {

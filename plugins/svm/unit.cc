@@ -1,11 +1,14 @@
 module;
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 module pagesaw.plugins.svm.unit;
 
+import pagesaw.core.access;
 import pagesaw.core.paging_state;
 import pagesaw.plugins.svm.entry_checks;
+import pagesaw.plugins.svm.exits;
 import pagesaw.plugins.svm.nested_paging;
 import pagesaw.plugins.svm.svm_bits;
 import pagesaw.plugins.svm.world;
@@ -16,103 +19,17 @@ namespace {
 constexpr std::uint64_t kPageMask = kPageBytes - 1;
 
 // An operand in rAX, at the width of the mode.
-std::uint64_t AddressOperand(const VirtHost& host, const CpuState& state) {
-  const bool wide = (state.efer & kEferLma) != 0 && state.segments[kCs].long_mode();
+std::uint64_t AddressOperand(const VirtHost& host, const CpuMode& mode) {
   const std::uint64_t value = host.gpr(kRax);
-  return wide ? value : static_cast<std::uint32_t>(value);
+  return mode.code_64 ? value : static_cast<std::uint32_t>(value);
 }
 
-std::uint64_t EventWord(const DeliveredEvent& event) {
-  EventType type = EventType::kException;
-  switch (event.kind) {
-    case DeliveredEvent::Kind::kExternalInterrupt:
-      type = EventType::kInterrupt;
-      break;
-    case DeliveredEvent::Kind::kNmi:
-      type = EventType::kNmi;
-      break;
-    case DeliveredEvent::Kind::kSoftwareInterrupt:
-      type = EventType::kSoftwareInterrupt;
-      break;
-    case DeliveredEvent::Kind::kException:
-    case DeliveredEvent::Kind::kSoftwareException:
-    case DeliveredEvent::Kind::kPrivilegedException:
-      break;
-  }
-  return event.vector | std::uint64_t{static_cast<std::uint8_t>(type)} << 8 |
-         (event.has_error_code ? kEventHasError : 0) | kEventValid |
-         std::uint64_t{event.error_code} << 32;
-}
-
-// What EVENTINJ asks for. Software events return behind the instruction they stand for.
-DeliveredEvent InjectedEvent(std::uint64_t word, std::uint64_t next_rip) {
-  using Kind = DeliveredEvent::Kind;
-  DeliveredEvent event = {.vector = static_cast<std::uint8_t>(word),
-                          .error_code = static_cast<std::uint32_t>(word >> 32),
-                          .return_rip = next_rip};
-  switch (static_cast<EventType>(word >> 8 & 7)) {
-    case EventType::kInterrupt:
-      event.kind = Kind::kExternalInterrupt;
-      break;
-    case EventType::kNmi:
-      event.kind = Kind::kNmi;
-      event.vector = 2;
-      break;
-    case EventType::kSoftwareInterrupt:
-      event.kind = Kind::kSoftwareInterrupt;
-      break;
-    case EventType::kException:
-      event.kind =
-          event.vector == 3 || event.vector == 4 ? Kind::kSoftwareException : Kind::kException;
-      event.has_error_code = (word & kEventHasError) != 0;
-      break;
-  }
-  return event;
-}
-
-// [amd/vol2] "IOIO Intercepts": EXITINFO1
-std::uint64_t PortInfo(const PortAccess& io) {
-  std::uint64_t info = std::uint64_t{io.port} << 16 | (io.in ? 1u : 0);
-  info |= std::uint64_t{io.bytes} << 4;  // 1, 2 or 4
-  if (io.string) {
-    info |= 1u << 2 | (io.repeated ? 1u << 3 : 0) | std::uint64_t{io.segment} << 10;
-    info |= std::uint64_t{io.address_bytes} / 2 << 7;  // 16, 32 or 64 bits: 1, 2 or 4
-  }
-  return info;
-}
-
-// [amd/vol2] "Task Switch Intercept": EXITINFO2
-std::uint64_t TaskSwitchInfo(const InterceptedEvent& event) {
-  std::uint64_t info = event.has_error_code ? std::uint64_t{1} << 44 | event.error_code : 0;
-  switch (static_cast<TaskSwitchSource>(event.number)) {
-    case TaskSwitchSource::kIret:
-      return info | std::uint64_t{1} << 36;
-    case TaskSwitchSource::kJump:
-      return info | std::uint64_t{1} << 38;
-    case TaskSwitchSource::kCall:
-    case TaskSwitchSource::kGate:
-      return info;
-  }
-  return info;
-}
-
-// EXITINFO1 and EXITINFO2.
-struct ExitInfo {
-  std::uint64_t first = 0, second = 0;
-};
-ExitInfo ExitInfoOf(const InterceptedEvent& event, std::uint64_t next_rip) {
-  switch (event.what) {
-    case Intercept::kException:
-      return {event.has_error_code ? event.error_code : 0, event.number == 14 ? event.value : 0};
-    case Intercept::kIo:
-      return {PortInfo(event.io), next_rip};
-    case Intercept::kWriteMsr:
-      return {1, 0};
-    case Intercept::kTaskSwitch:
-      return {event.value & 0xffff, TaskSwitchInfo(event)};
-    default:
-      return {};
-  }
+// Whether an exit with this code and EXITINFO1 tells the code that a data access is made by.
+// [amd/vol2] "Guest Instruction Bytes"
+bool TellsCode(std::uint64_t code, std::uint64_t info) {
+  constexpr std::uint64_t kPageFaultCode = kExitException + 14;
+  return (code == kPageFaultCode || code == kExitNestedFault) &&
+         (info & PageFaultCode::kFetch) == 0;
 }
 
 // A processor reads the map when it enters the guest: one that is nowhere cannot be read.
@@ -128,17 +45,20 @@ bool MsrMapIsThere(VirtHost& host, const Intercepts& intercepts) {
 // -- instructions
 
 bool SvmUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
-  const CpuState state = host.State();
-  const bool protected_mode = (state.cr0 & kCr0Pe) != 0 && (state.rflags & kFlagVm) == 0;
+  const CpuMode mode = host.mode();
   const bool intercepted = host.guest_mode() && intercepts_.Has(event.instruction);
   if (event.instruction == VirtInstruction::kVmmcall ||
       event.instruction == VirtInstruction::kVmcall) {
     return intercepted ? host.LeaveFor(event) : host.RaiseUndefined();
   }
-  if ((state.efer & kEferSvme) == 0 || !protected_mode) return host.RaiseUndefined();
+  if ((mode.efer & kEferSvme) == 0 || !mode.protected_mode()) return host.RaiseUndefined();
   if (event.instruction == VirtInstruction::kSkinit) return host.RaiseUndefined();
-  if (state.cpl() != 0) return host.RaiseGeneralProtection();
-  if (intercepted) return host.LeaveFor(event);
+  if (mode.cpl != 0) return host.RaiseGeneralProtection();
+  if (intercepted) {
+    InterceptedEvent met = event;
+    met.value = AddressOperand(host, mode);
+    return host.LeaveFor(met);
+  }
   switch (event.instruction) {
     case VirtInstruction::kStgi:
     case VirtInstruction::kClgi:
@@ -156,25 +76,42 @@ bool SvmUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
     default:
       return host.RaiseUndefined();
   }
-  const Gpa block(AddressOperand(host, state));
+  const Gpa block(AddressOperand(host, mode));
   const bool fits =
       (block.bits() & kPageMask) == 0 && block.bits() >> host.limits().physical_bits == 0;
-  std::byte* const memory = fits ? host.Memory(block, kPageBytes) : nullptr;
-  if (memory == nullptr) return host.RaiseGeneralProtection();
-  Vmcb vmcb(memory);
-  switch (event.instruction) {
-    case VirtInstruction::kVmload:
-      host.SwitchState(WithLoaded(state, vmcb, host.limits()));
-      return true;
-    case VirtInstruction::kVmsave:
-      SaveMore(vmcb, state);
-      host.Wrote(block);
-      return true;
-    default:
-      block_ = block;
-      hypervisor_ = state;
-      return Run(host, vmcb);
+  if (!fits) return host.RaiseGeneralProtection();
+  const bool of_guest = host.guest_mode() && virtual_load_and_save_;
+  if (of_guest && event.instruction != VirtInstruction::kVmrun) {
+    return LoadOrSaveVirtually(host, event.instruction, block);
   }
+  std::byte* const memory = host.Memory(block, kPageBytes);
+  if (memory == nullptr) return host.RaiseGeneralProtection();
+  if (event.instruction == VirtInstruction::kVmrun) {
+    block_ = block;
+    hypervisor_ = host.State();
+    return Run(host, Vmcb(memory));
+  }
+  LoadOrSave(host, event.instruction, memory);
+  if (event.instruction == VirtInstruction::kVmsave) host.Wrote(block);
+  return true;
+}
+
+void SvmUnit::LoadOrSave(VirtHost& host, VirtInstruction instruction, std::byte* block) {
+  Vmcb vmcb(block);
+  if (instruction == VirtInstruction::kVmload) {
+    host.LoadSystemRegisters(WithLoaded(host.State(), vmcb, host.limits()));
+  } else {
+    SaveMore(vmcb, host.State());
+  }
+}
+
+// The block lies in the guest's own physical space. [amd/vol2] "VMSAVE and VMLOAD Virtualization"
+bool SvmUnit::LoadOrSaveVirtually(VirtHost& host, VirtInstruction instruction, Gpa block) {
+  std::byte* memory = nullptr;
+  if (!host.LocateNested(block, instruction == VirtInstruction::kVmsave, memory)) return false;
+  if (memory == nullptr) return host.RaiseGeneralProtection();
+  LoadOrSave(host, instruction, memory);
+  return true;
 }
 
 bool SvmUnit::Run(VirtHost& host, Vmcb vmcb) {
@@ -202,12 +139,20 @@ bool SvmUnit::Run(VirtHost& host, Vmcb vmcb) {
     entry.nested = NestedPagingOf(vmcb, hypervisor_, limits, splits_execute_);
     nested_format_ = entry.nested->format;
   }
+  virtual_interrupt_ = vmcb.Get(field::kVirtualInterrupt);
+  if ((virtual_interrupt_ & kVirtualNmiEnabled) != 0) {
+    guest->nmi_blocked = (virtual_interrupt_ & kVirtualNmiMask) != 0;
+  }
   host.SwitchState(*guest);
-  entry.tsc_offset = vmcb.Get(field::kTscOffset);
+  entry.tsc = {.multiplier = tsc_ratio_,
+               .fraction_bits = kTscRatioFractionBits,
+               .offset = vmcb.Get(field::kTscOffset)};
   entry.structure = block_;
   host.EnterGuestMode(entry);
   LoadInterrupts(host, vmcb);
-  pauses_left_ = vmcb.Get(field::kPauseFilterCount);
+  LoadExtensions(host, vmcb, nests);
+  pauses_.Start(vmcb.Get(field::kPauseFilterCount), vmcb.Get(field::kPauseFilterThreshold),
+                host.Tsc());
   const std::uint64_t event = vmcb.Get(field::kEventInjection);
   if ((event & kEventValid) != 0) {
     host.Deliver(InjectedEvent(event, vmcb.Get(field::kNextRip)));
@@ -230,9 +175,31 @@ void SvmUnit::ControlTlb(VirtHost& host, const Vmcb& vmcb) {
   host.InvalidateNested({});
 }
 
+// [amd/vol2] "LBR Virtualization"
+void SvmUnit::LoadExtensions(VirtHost& host, const Vmcb& vmcb, bool nests) {
+  const std::uint64_t word = vmcb.Get(field::kVirtualExtensions);
+  virtual_load_and_save_ = nests && (word & kVirtualLoadAndSave) != 0;
+  hypervisor_records_.reset();
+  if ((word & kVirtualRecords) == 0) return;
+  hypervisor_records_ = host.records();
+  host.SetRecords({.debugctl = vmcb.Get(field::kDebugctl) & kDebugctlKnown,
+                   .from = vmcb.Get(field::kBranchFrom),
+                   .to = vmcb.Get(field::kBranchTo),
+                   .event_from = vmcb.Get(field::kExceptionFrom),
+                   .event_to = vmcb.Get(field::kExceptionTo)});
+}
+
+void SvmUnit::SaveRecords(const BranchRecords& records, Vmcb& vmcb) {
+  vmcb.Set(field::kDebugctl, records.debugctl);
+  vmcb.Set(field::kBranchFrom, records.from);
+  vmcb.Set(field::kBranchTo, records.to);
+  vmcb.Set(field::kExceptionFrom, records.event_from);
+  vmcb.Set(field::kExceptionTo, records.event_to);
+}
+
 void SvmUnit::LoadInterrupts(VirtHost& host, const Vmcb& vmcb) {
-  virtual_interrupt_ = vmcb.Get(field::kVirtualInterrupt);
   const std::uint32_t word = virtual_interrupt_;
+  const bool virtual_nmis = (word & kVirtualNmiEnabled) != 0;
   const bool masking = (word & kVirtualMasking) != 0;
   const auto priority = static_cast<std::uint8_t>(word >> kVirtualPriorityShift & 15);
   host.interrupts() = {
@@ -241,6 +208,9 @@ void SvmUnit::LoadInterrupts(VirtHost& host, const Vmcb& vmcb) {
       .host_flag = (hypervisor_.rflags & kFlagIf) != 0,
       .interrupt_leaves = intercepts_.intercepts_interrupt(),
       .nmi_leaves = intercepts_.intercepts_nmi(),
+      .virtual_nmis = virtual_nmis,
+      .real_nmi_blocked = hypervisor_.nmi_blocked,
+      .virtual_nmi_pending = virtual_nmis && (word & kVirtualNmi) != 0,
       .virtual_open = (word & kVirtualGifEnabled) == 0 || (word & kVirtualGif) != 0,
       .virtual_pending = (word & kVirtualIrq) != 0,
       .virtual_vector = static_cast<std::uint8_t>(vmcb.Get(field::kVirtualVector)),
@@ -250,12 +220,17 @@ void SvmUnit::LoadInterrupts(VirtHost& host, const Vmcb& vmcb) {
   };
 }
 
-void SvmUnit::SaveInterrupts(VirtHost& host, Vmcb& vmcb) const {
+void SvmUnit::SaveInterrupts(VirtHost& host, const CpuState& state, Vmcb& vmcb) const {
   const GuestInterrupts& interrupts = host.interrupts();
   std::uint32_t word = virtual_interrupt_ & ~(kVirtualIrq | kVirtualTpr);
   word |= interrupts.virtual_tpr | (interrupts.virtual_pending ? kVirtualIrq : 0);
   if ((word & kVirtualGifEnabled) != 0) {
     word = (word & ~kVirtualGif) | (interrupts.virtual_open ? kVirtualGif : 0);
+  }
+  if ((word & kVirtualNmiEnabled) != 0) {
+    word &= ~(kVirtualNmi | kVirtualNmiMask);
+    word |= (interrupts.virtual_nmi_pending ? kVirtualNmi : 0) |
+            (state.nmi_blocked ? kVirtualNmiMask : 0);
   }
   vmcb.Set(field::kVirtualInterrupt, word);
 }
@@ -267,11 +242,22 @@ void SvmUnit::SetGlobalInterruptFlag(VirtHost& host, bool on) {
 
 // -- guest mode
 
+void PauseFilter::Start(std::uint32_t count, std::uint32_t threshold, std::uint64_t tsc) {
+  count_ = left_ = count;
+  threshold_ = threshold;
+  last_ = tsc;
+}
+
+bool PauseFilter::LetsPass(std::uint64_t tsc) {
+  if (threshold_ != 0 && tsc - last_ > threshold_) left_ = count_;
+  last_ = tsc;
+  if (left_ == 0) return false;
+  --left_;
+  return true;
+}
+
 bool SvmUnit::Leaves(VirtHost& host, const InterceptedEvent& event) {
-  if (event.what == Intercept::kPause && pauses_left_ > 0) {
-    --pauses_left_;
-    return false;
-  }
+  if (event.what == Intercept::kPause && pauses_.LetsPass(host.Tsc())) return false;
   return intercepts_.ExitCodeOf(host, event).has_value();
 }
 
@@ -292,12 +278,17 @@ void SvmUnit::MeetNestedFault(VirtHost& host, const NestedFault& fault) {
 void SvmUnit::LeaveWith(VirtHost& host, const ExitReport& report) {
   const CpuState state = host.State();
   const std::optional<DeliveredEvent> delivered = host.TakeDelivered();
+  std::array<std::byte, kCodeBytes> code;
+  const bool tells_code = !delivered && TellsCode(report.code, report.info1);
+  const std::size_t code_count = tells_code ? host.CopyCode(code) : 0;
   if (std::byte* const memory = host.Memory(block_, kPageBytes); memory != nullptr) {
     Vmcb vmcb(memory);
     const bool by_instruction = report.instruction_bytes != 0;
     SaveGuestState(vmcb, state);
     if (nested_format_) vmcb.Set(field::kGuestPat, state.pat);
-    SaveInterrupts(host, vmcb);
+    SaveInterrupts(host, state, vmcb);
+    if (hypervisor_records_) SaveRecords(host.records(), vmcb);
+    vmcb.SetCode(code.data(), code_count);
     vmcb.Set(field::kExitCode, report.code);
     vmcb.Set(field::kExitInfo1, report.info1);
     vmcb.Set(field::kExitInfo2, report.info2);
@@ -309,6 +300,8 @@ void SvmUnit::LeaveWith(VirtHost& host, const ExitReport& report) {
   CpuState next = HypervisorState(state, hypervisor_);
   if (nested_format_) next.pat = hypervisor_.pat;
   nested_format_.reset();
+  if ((virtual_interrupt_ & kVirtualNmiEnabled) != 0) next.nmi_blocked = hypervisor_.nmi_blocked;
+  if (hypervisor_records_) host.SetRecords(*hypervisor_records_);
   host.LeaveGuestMode();
   host.interrupts() = {.open = false};
   host.SwitchState(next);
@@ -318,14 +311,16 @@ void SvmUnit::LeaveWith(VirtHost& host, const ExitReport& report) {
 
 bool SvmUnit::MayBeEnabled() const { return (vm_cr_ & kVmCrDisable) == 0; }
 
-VirtUnit::MsrAnswer SvmUnit::ReadMsr(const VirtHost&, std::uint32_t index,
-                                     std::uint64_t& value) const {
+VirtUnit::MsrAnswer SvmUnit::ReadMsr(VirtHost&, std::uint32_t index, std::uint64_t& value) const {
   switch (index) {
     case kMsrVmCr:
       value = vm_cr_;
       return MsrAnswer::kDone;
     case kMsrHostSave:
       value = host_save_;
+      return MsrAnswer::kDone;
+    case kMsrTscRatio:
+      value = tsc_ratio_;
       return MsrAnswer::kDone;
     default:
       return MsrAnswer::kUnknown;
@@ -349,6 +344,10 @@ VirtUnit::MsrAnswer SvmUnit::WriteMsr(VirtHost& host, std::uint32_t index, std::
         return MsrAnswer::kRefused;
       }
       host_save_ = value;
+      return MsrAnswer::kDone;
+    case kMsrTscRatio:
+      if ((value & ~kTscRatioKnown) != 0) return MsrAnswer::kRefused;
+      tsc_ratio_ = value;
       return MsrAnswer::kDone;
     default:
       return MsrAnswer::kUnknown;

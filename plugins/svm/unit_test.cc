@@ -7,75 +7,17 @@
 #include <vector>
 
 import pagesaw.core.access;
-import pagesaw.core.fake_virt_host;
-import pagesaw.plugins.svm.unit;
-import pagesaw.plugins.svm.vmcb;
+import pagesaw.plugins.svm.test_guest;
 
 namespace pagesaw::svm {
 namespace {
 
-constexpr std::uint64_t kBlock = 0x1000, kIoMap = 0x4000, kMsrMap = 0x8000;
 constexpr std::uint64_t kInvalid = ~std::uint64_t{0};
 
-class SvmUnitTest : public testing::Test {
+class SvmUnitTest : public testing::Test, protected TestGuest {
  protected:
-  SvmUnitTest() {
-    host_.register_limits.cr4 = 0xff'ffff;
-    host_.register_limits.efer = 0x1d01;
-    host_.register_limits.nested_paging = true;
-    CpuState& state = host_.state;
-    state.cr0 = 0x8000'0011;
-    state.cr3 = 0x2000;
-    state.cr4 = 0x20;
-    state.efer = 0x1d00;
-    state.segments[kCs].attributes = 0xa09b;
-    state.segments[kSs].attributes = 0xc093;
-    state.rip = 0x5003;
-    state.gpr[kRax] = kBlock;
-    state.gpr[kRsp] = 0x7000;
-    Describe();
-  }
-
-  Vmcb vmcb() { return Vmcb(host_.Memory(Gpa(kBlock), kPageBytes)); }
-
-  // A 64-bit guest that everything is right with.
-  void Describe() {
-    Vmcb block = vmcb();
-    block.Set(field::kIntercept4, 3);
-    block.Set(field::kAsid, 1);
-    block.Set(field::kIoPermissions, kIoMap);
-    block.Set(field::kMsrPermissions, kMsrMap);
-    block.Set(field::kEfer, 0x1d00);
-    block.Set(field::kCr0, 0x8000'0011);
-    block.Set(field::kCr3, 0x3000);
-    block.Set(field::kCr4, 0x20);
-    block.Set(field::kDr6, 0xffff'0ff0);
-    block.Set(field::kDr7, 0x400);
-    block.Set(field::kRflags, 2);
-    block.Set(field::kRip, 0x6000);
-    block.SetSegment(SegmentField::kCs, {.attributes = 0xa09b, .limit = ~0u});
-    block.SetSegment(SegmentField::kSs, {.attributes = 0xc093, .limit = ~0u});
-  }
-
-  bool Execute(VirtInstruction instruction) {
-    return unit_.Execute(
-        host_,
-        {.what = Intercept::kInstruction, .instruction_bytes = 3, .instruction = instruction});
-  }
   // VMRUN, which must enter the guest.
-  void Enter() {
-    ASSERT_TRUE(Execute(VirtInstruction::kVmrun));
-    ASSERT_TRUE(host_.guest_mode());
-  }
-  // Meets `event` in the guest: its exit code, or 0 if it is not intercepted (no code of ours is).
-  std::uint64_t Meet(const InterceptedEvent& event) {
-    if (!unit_.Leaves(host_, event)) return 0;
-    unit_.Leave(host_, event);
-    return vmcb().Get(field::kExitCode);
-  }
-
-  FakeVirtHost host_;
-  SvmUnit unit_;
+  void Enter() { ASSERT_TRUE(EnterGuest()); }
 };
 
 TEST_F(SvmUnitTest, IsUndefinedWhereItIsOff) {
@@ -153,6 +95,8 @@ INSTANTIATE_TEST_SUITE_P(
                   b.Set(field::kIntercept3, 1u << 27);
                   b.Set(field::kIoPermissions, (std::uint64_t{1} << 36) - 2 * kPageBytes);
                 }},
+        Refused{"VirtualNmisWithoutTheirIntercept",
+                [](Vmcb& b) { b.Set(field::kVirtualInterrupt, 1u << 26); }},
         Refused{"ReservedEventType", [](Vmcb& b) { b.Set(field::kEventInjection, 0x8000'0120); }},
         Refused{"NmiAsException", [](Vmcb& b) { b.Set(field::kEventInjection, 0x8000'0302); }},
         Refused{"ExceptionBeyond31", [](Vmcb& b) { b.Set(field::kEventInjection, 0x8000'0320); }},
@@ -161,7 +105,7 @@ INSTANTIATE_TEST_SUITE_P(
                   // PAE paging, with the control block as the table.
                   b.Set(field::kEfer, 0x1000);
                   b.SetSegment(SegmentField::kCs, {.attributes = 0xc09b});
-                  b.Set(field::kCr3, kBlock + 0xfe0);
+                  b.Set(field::kCr3, TestGuest::kBlock + 0xfe0);
                   b.Set(Field<std::uint64_t>{0xfe8}, 0x7);
                 }}),
     [](const auto& info) { return info.param.name; });
@@ -404,15 +348,6 @@ TEST_F(SvmUnitTest, VirtualInterruptsAreTheHostsUntilTheyAreTaken) {
   host_.guest_interrupts.virtual_tpr = 9;
   Meet({.what = Intercept::kShutdown});
   EXPECT_EQ(vmcb().Get(field::kVirtualInterrupt), 0x0108'0009u);
-}
-
-TEST_F(SvmUnitTest, TheFilterLetsSomePausesPass) {
-  vmcb().Set(field::kIntercept3, 1u << 23);
-  vmcb().Set(field::kPauseFilterCount, 2);
-  Enter();
-  EXPECT_EQ(Meet({.what = Intercept::kPause}), 0u);
-  EXPECT_EQ(Meet({.what = Intercept::kPause}), 0u);
-  EXPECT_EQ(Meet({.what = Intercept::kPause}), 0x77u);
 }
 
 TEST_F(SvmUnitTest, VirtualFlagTakesTheGuestsStgi) {

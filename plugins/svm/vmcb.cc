@@ -1,4 +1,5 @@
 module;
+#include <cstddef>
 #include <cstdint>
 module pagesaw.plugins.svm.vmcb;
 
@@ -18,6 +19,14 @@ constexpr SegmentLayout LayoutOf(SegmentField field) {
 }
 
 }  // namespace
+
+void Vmcb::SetCode(const std::byte* code, std::size_t count) {
+  Set(field::kCodeCount, count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto at = static_cast<std::uint16_t>(field::kCodeCount.offset + 1 + i);
+    Set(Field<std::uint8_t>{at}, std::to_integer<std::uint8_t>(code[i]));
+  }
+}
 
 // Attributes are those of a descriptor with the four bits of the limit taken out.
 Segment Vmcb::GetSegment(SegmentField field) const {

@@ -24,6 +24,7 @@ inline constexpr Field<std::uint32_t> kInterceptExceptions{0x008};
 inline constexpr Field<std::uint32_t> kIntercept3{0x00c};
 inline constexpr Field<std::uint32_t> kIntercept4{0x010};
 inline constexpr Field<std::uint32_t> kIntercept5{0x014};
+inline constexpr Field<std::uint16_t> kPauseFilterThreshold{0x03c};
 inline constexpr Field<std::uint16_t> kPauseFilterCount{0x03e};
 inline constexpr Field<std::uint64_t> kIoPermissions{0x040};
 inline constexpr Field<std::uint64_t> kMsrPermissions{0x048};
@@ -40,7 +41,9 @@ inline constexpr Field<std::uint64_t> kExitInterrupt{0x088};
 inline constexpr Field<std::uint64_t> kNestedControl{0x090};
 inline constexpr Field<std::uint64_t> kEventInjection{0x0a8};
 inline constexpr Field<std::uint64_t> kNestedCr3{0x0b0};
+inline constexpr Field<std::uint64_t> kVirtualExtensions{0x0b8};
 inline constexpr Field<std::uint64_t> kNextRip{0x0c8};
+inline constexpr Field<std::uint8_t> kCodeCount{0x0d0};  // of the bytes behind it
 // The state-save area.
 inline constexpr Field<std::uint8_t> kCpl{0x4cb};
 inline constexpr Field<std::uint64_t> kEfer{0x4d0};
@@ -66,7 +69,14 @@ inline constexpr Field<std::uint64_t> kSysenterEsp{0x630};
 inline constexpr Field<std::uint64_t> kSysenterEip{0x638};
 inline constexpr Field<std::uint64_t> kCr2{0x640};
 inline constexpr Field<std::uint64_t> kGuestPat{0x668};
+inline constexpr Field<std::uint64_t> kDebugctl{0x670};
+inline constexpr Field<std::uint64_t> kBranchFrom{0x678};
+inline constexpr Field<std::uint64_t> kBranchTo{0x680};
+inline constexpr Field<std::uint64_t> kExceptionFrom{0x688};
+inline constexpr Field<std::uint64_t> kExceptionTo{0x690};
 }  // namespace field
+
+inline constexpr std::size_t kCodeBytes = 15;
 
 // Where the state-save area has segments.
 enum class SegmentField : std::uint16_t {
@@ -95,6 +105,9 @@ class Vmcb {
   void Set(Field<T> field, std::uint64_t value) {
     std::atomic_ref(*At<T>(field.offset)).store(static_cast<T>(value), std::memory_order_relaxed);
   }
+
+  // The code that an exit tells: `count` bytes, no more than kCodeBytes.
+  void SetCode(const std::byte* code, std::size_t count);
 
   Segment GetSegment(SegmentField field) const;
   void SetSegment(SegmentField field, const Segment& segment);

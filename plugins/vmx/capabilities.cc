@@ -21,8 +21,8 @@ constexpr std::uint32_t kPrimaryFlexible = primary::kCr3Load | primary::kCr3Stor
 constexpr std::uint32_t kExitFlexible = exits::kSaveDebug;
 constexpr std::uint32_t kEntryFlexible = entry::kLoadDebug;
 
-constexpr std::uint32_t kPin =
-    pin::kInterruptExiting | pin::kNmiExiting | pin::kVirtualNmis | pin::kPreemptionTimer;
+constexpr std::uint32_t kPin = pin::kInterruptExiting | pin::kNmiExiting | pin::kVirtualNmis |
+                               pin::kPreemptionTimer | pin::kPostedInterrupts;
 constexpr std::uint32_t kPrimary =
     primary::kInterruptWindow | primary::kTscOffset | primary::kHlt | primary::kInvlpg |
     primary::kMwait | primary::kRdpmc | primary::kRdtsc | primary::kCr8Load | primary::kCr8Store |
@@ -42,11 +42,15 @@ std::uint32_t SecondaryOf(const VirtHost& host, bool splits_execute) {
   return if_has("ept", secondary::kEpt | secondary::kUnrestrictedGuest | secondary::kVmFunctions |
                            secondary::kPageModificationLog | secondary::kViolationException) |
          (split ? secondary::kModeBasedExecute : 0) | secondary::kVmcsShadowing |
+         secondary::kApicAccesses | secondary::kX2apicMode | secondary::kApicRegisters |
+         secondary::kVirtualInterrupts | secondary::kPauseLoop | secondary::kTscScaling |
          secondary::kDescriptorTables | secondary::kWbinvd | secondary::kVpid |
          if_has("rdtscp", secondary::kRdtscp) | if_has("rdrand", secondary::kRdrand) |
          if_has("rdseed", secondary::kRdseed) | if_has("invpcid", secondary::kInvpcid) |
          if_has("xsaves", secondary::kXsaves);
 }
+
+bool HasCet(const VirtHost& host) { return host.Has("shstk") || host.Has("ibt"); }
 
 AllowedControls WithDefaults(std::uint32_t controls, std::uint32_t default1,
                              std::uint32_t flexible) {
@@ -64,7 +68,9 @@ constexpr std::uint64_t Basic() {
   constexpr std::uint64_t kWriteBack = std::uint64_t{6} << 50;
   constexpr std::uint64_t kTellsIo = std::uint64_t{1} << 54;  // INS and OUTS
   constexpr std::uint64_t kTrueControls = std::uint64_t{1} << 55;
-  return kRevision | std::uint64_t{kRegionBytes} << 32 | kWriteBack | kTellsIo | kTrueControls;
+  constexpr std::uint64_t kAnyErrorCode = std::uint64_t{1} << 56;  // of exceptions injected
+  return kRevision | std::uint64_t{kRegionBytes} << 32 | kWriteBack | kTellsIo | kTrueControls |
+         kAnyErrorCode;
 }
 
 // [intel/vol3] "Miscellaneous Data"
@@ -86,8 +92,10 @@ Capabilities::Capabilities(const VirtHost& host, bool splits_execute)
     : pin_(WithDefaults(kPin, kPinDefault1, 0)),
       primary_(WithDefaults(kPrimary, kPrimaryDefault1, kPrimaryFlexible)),
       secondary_({.required = 0, .allowed = SecondaryOf(host, splits_execute)}),
-      exit_(WithDefaults(kExit, kExitDefault1, kExitFlexible)),
-      entry_(WithDefaults(kEntry, kEntryDefault1, kEntryFlexible)),
+      exit_(
+          WithDefaults(kExit | (HasCet(host) ? exits::kLoadCet : 0), kExitDefault1, kExitFlexible)),
+      entry_(WithDefaults(kEntry | (HasCet(host) ? entry::kLoadCet : 0), kEntryDefault1,
+                          kEntryFlexible)),
       cr0_({.required = kCr0Pe | kCr0Ne | kCr0Pg, .allowed = 0xffff'ffff}),
       cr4_({.required = kCr4Vmxe, .allowed = host.limits().cr4}),
       ept_5_levels_(host.Has("la57")) {}

@@ -49,6 +49,7 @@ class Capabilities {
 
   bool has_ept() const { return (secondary_.allowed & secondary::kEpt) != 0; }
   bool ept_5_levels() const { return ept_5_levels_; }
+  bool cet() const { return (entry_.allowed & entry::kLoadCet) != 0; }
   bool functions() const { return (secondary_.allowed & secondary::kVmFunctions) != 0; }
 
   // The value of a capability MSR, if there is one of this number.

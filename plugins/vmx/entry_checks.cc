@@ -33,13 +33,38 @@ bool MsrListFits(const EntryContext& context, Field count_field, Field address_f
          IsInMemorySpace(context, address + count * kEntryBytes - 1);
 }
 
-// [intel/vol3] "TPR Shadow": the threshold is no higher than what the page has.
+// The threshold is no higher than what the page has, unless other controls look after that.
 bool TprThresholdFits(const EntryContext& context) {
+  if (context.controls.HasSecondary(secondary::kVirtualInterrupts)) return true;
   const std::uint32_t threshold = context.vmcs.Get32(field::kTprThreshold);
   if (threshold >> 4 != 0) return false;
+  if (context.controls.HasSecondary(secondary::kApicAccesses)) return true;
   const Gpa at(context.vmcs.Get(field::kVirtualApic) + kVirtualTprOffset);
   const std::byte* const tpr = context.host.Memory(at, 1);
   return tpr == nullptr || threshold <= std::to_integer<unsigned>(*tpr) >> 4;
+}
+
+// The same, of APIC virtualization.
+bool ApicControlsFit(const EntryContext& context) {
+  constexpr std::uint32_t kNeedPage =
+      secondary::kX2apicMode | secondary::kApicRegisters | secondary::kVirtualInterrupts;
+  const Controls& controls = context.controls;
+  const bool maps = controls.HasSecondary(secondary::kApicAccesses);
+  const bool delivers = controls.HasSecondary(secondary::kVirtualInterrupts);
+  if (controls.HasPrimary(primary::kTprShadow)) {
+    if (!IsPage(context, field::kVirtualApic) || !TprThresholdFits(context)) return false;
+  } else if (controls.HasSecondary(kNeedPage)) {
+    return false;
+  }
+  if (maps && controls.HasSecondary(secondary::kX2apicMode)) return false;
+  if (maps && !IsPage(context, field::kApicAccess)) return false;
+  if (delivers && !controls.HasPin(pin::kInterruptExiting)) return false;
+  if (!controls.HasPin(pin::kPostedInterrupts)) return true;
+  constexpr std::uint64_t kDescriptorBytes = 64;
+  const std::uint64_t descriptor = context.vmcs.Get(field::kPostedDescriptor);
+  return delivers && controls.HasExit(exits::kAcknowledge) &&
+         context.vmcs.Get(field::kNotificationVector) < 256 && descriptor % kDescriptorBytes == 0 &&
+         IsInMemorySpace(context, descriptor);
 }
 
 // The same, of EPT and what rests on it.
@@ -84,10 +109,7 @@ bool ExecutionControlsFit(const EntryContext& context) {
   if (controls.HasPrimary(primary::kMsrBitmaps) && !IsPage(context, field::kMsrBitmap)) {
     return false;
   }
-  if (controls.HasPrimary(primary::kTprShadow) &&
-      (!IsPage(context, field::kVirtualApic) || !TprThresholdFits(context))) {
-    return false;
-  }
+  if (!ApicControlsFit(context)) return false;
   const bool virtual_nmis = controls.HasPin(pin::kVirtualNmis);
   if (virtual_nmis && !controls.HasPin(pin::kNmiExiting)) return false;
   if (controls.HasPrimary(primary::kNmiWindow) && !virtual_nmis) return false;
@@ -109,10 +131,6 @@ bool ExitControlsFit(const EntryContext& context) {
          MsrListFits(context, field::kExitMsrLoadCount, field::kExitMsrLoad);
 }
 
-bool HasErrorCode(unsigned vector) {
-  return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17;
-}
-
 bool VectorFits(EventType type, unsigned vector) {
   switch (type) {
     case EventType::kNmi:
@@ -126,7 +144,7 @@ bool VectorFits(EventType type, unsigned vector) {
   }
 }
 
-// [intel/vol3] "VM-Entry Control Fields", of event injection
+// [intel/vol3] "VM-Entry Control Fields", of event injection. Any exception may have an error code.
 bool InjectionFits(const EntryContext& context) {
   constexpr std::uint32_t kReserved = 0x7fff'f000;
   constexpr std::uint32_t kErrorBits = 0xffff;
@@ -140,8 +158,8 @@ bool InjectionFits(const EntryContext& context) {
   }
   const bool protected_mode =
       !context.controls.unrestricted() || (context.vmcs.Get(field::kGuestCr0) & kCr0Pe) != 0;
-  const bool has_error = type == EventType::kException && protected_mode && HasErrorCode(vector);
-  if (((event & kEventHasError) != 0) != has_error) return false;
+  const bool has_error = (event & kEventHasError) != 0;
+  if (has_error && (type != EventType::kException || !protected_mode)) return false;
   if (has_error && (context.vmcs.Get32(field::kEntryErrorCode) & ~kErrorBits) != 0) return false;
   const bool has_length = type == EventType::kSoftwareInterrupt ||
                           type == EventType::kPrivilegedException ||
@@ -157,6 +175,14 @@ bool EntryControlsFit(const EntryContext& context) {
 
 bool IsCanonicalField(const EntryContext& context, Field field) {
   return IsCanonical(Gva(context.vmcs.Get(field)), context.limits.linear_bits);
+}
+
+bool HostCetFits(const EntryContext& context) {
+  if (!context.controls.HasExit(exits::kLoadCet)) return true;
+  return CetFits(context, {.supervisor = context.vmcs.Get(field::kHostSupervisorCet),
+                           .ssp = context.vmcs.Get(field::kHostSsp),
+                           .interrupt_ssp_table = context.vmcs.Get(field::kHostInterruptSspTable),
+                           .wide = context.controls.host_64()});
 }
 
 // [intel/vol3] "Checks on Host Control Registers, MSRs, and SSP"
@@ -175,6 +201,7 @@ bool HostRegistersFit(const EntryContext& context) {
     return false;
   }
   if (controls.HasExit(exits::kLoadPat) && !IsLegalPat(vmcs.Get(field::kHostPat))) return false;
+  if (!HostCetFits(context)) return false;
   if (!controls.HasExit(exits::kLoadEfer)) return true;
   const std::uint64_t efer = vmcs.Get(field::kHostEfer);
   const std::uint64_t wide = controls.host_64() ? kEferLma | kEferLme : 0;
@@ -210,6 +237,16 @@ bool AddressSpaceFits(const EntryContext& context, const CpuState& state) {
 }
 
 }  // namespace
+
+bool CetFits(const EntryContext& context, const CetImage& image) {
+  constexpr std::uint64_t kReserved = 0x3c0, kSuppress = 1u << 10, kTracker = 1u << 11;
+  const unsigned bits = context.limits.linear_bits;
+  const bool both = (image.supervisor & kSuppress) != 0 && (image.supervisor & kTracker) != 0;
+  if ((image.supervisor & kReserved) != 0 || both || (image.ssp & 3) != 0) return false;
+  return IsCanonical(Gva(image.supervisor), bits) &&
+         IsCanonical(Gva(image.interrupt_ssp_table), bits) &&
+         (image.wide ? IsCanonical(Gva(image.ssp), bits) : image.ssp >> 32 == 0);
+}
 
 bool ControlsFit(const EntryContext& context) {
   return ExecutionControlsFit(context) && ExitControlsFit(context) && EntryControlsFit(context);

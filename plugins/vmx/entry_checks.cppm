@@ -21,6 +21,13 @@ struct EntryContext {
   RegisterLimits limits;
 };
 
+// CET state that VM entries and VM exits load, for code that is `wide` (64 bits).
+struct CetImage {
+  std::uint64_t supervisor = 0, ssp = 0, interrupt_ssp_table = 0;
+  bool wide = false;
+};
+bool CetFits(const EntryContext& context, const CetImage& image);
+
 // "Checks on VMX Controls"; if not, the instruction fails with error 7.
 bool ControlsFit(const EntryContext& context);
 

@@ -60,6 +60,7 @@ constexpr Row kRows[] = {
     {Intercept::kInterruptWindow, ExitReason::kInterruptWindow},
     {Intercept::kNmiWindow, ExitReason::kNmiWindow},
     {Intercept::kTprBelowThreshold, ExitReason::kTprBelowThreshold},
+    {Intercept::kApicAccess, ExitReason::kApicAccess},
 };
 
 ExitReason ReasonOf(VirtInstruction instruction) {
@@ -181,6 +182,8 @@ std::uint64_t QualificationOf(const InterceptedEvent& event) {
     case Intercept::kIo:
       return PortQualification(event.io);
     case Intercept::kMwait:
+    case Intercept::kVirtualApic:
+    case Intercept::kApicAccess:
       return event.value;
     default:
       return NamesMemory(event) ? event.operand.displacement : 0;
@@ -322,6 +325,7 @@ void RecordDelivered(Vmcs& vmcs, const CpuState& state,
 
 ExitReason ReasonOf(const InterceptedEvent& event) {
   if (event.what == Intercept::kInstruction) return ReasonOf(event.instruction);
+  if (event.what == Intercept::kVirtualApic) return static_cast<ExitReason>(event.number);
   for (const Row& row : kRows) {
     if (row.what == event.what) return row.reason;
   }

@@ -72,6 +72,7 @@ class Guest {
     return IsCanonical(Gva(value), context_.limits.linear_bits);
   }
   bool EferFits() const;
+  bool CetStateFits() const;
   bool SelectorsFit() const;
   bool BasesFit() const;
   bool Virtual8086SegmentsFit() const;
@@ -117,7 +118,15 @@ bool Guest::ControlRegistersFit() const {
     return false;
   }
   if (controls_.HasEntry(entry::kLoadPat) && !IsLegalPat(vmcs_.Get(field::kGuestPat))) return false;
-  return EferFits();
+  return CetStateFits() && EferFits();
+}
+
+bool Guest::CetStateFits() const {
+  if (!controls_.HasEntry(entry::kLoadCet)) return true;
+  return CetFits(context_, {.supervisor = vmcs_.Get(field::kGuestSupervisorCet),
+                            .ssp = vmcs_.Get(field::kGuestSsp),
+                            .interrupt_ssp_table = vmcs_.Get(field::kGuestInterruptSspTable),
+                            .wide = controls_.guest_64() && SegmentImage(vmcs_, kCs).long_mode()});
 }
 
 bool Guest::EferFits() const {

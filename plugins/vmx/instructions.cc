@@ -6,20 +6,12 @@ module;
 module pagesaw.plugins.vmx.unit;
 
 import pagesaw.core.guest_structures;
-import pagesaw.core.paging_state;
 
 namespace pagesaw::vmx {
 namespace {
 
-bool IsWide(const CpuState& state) {
-  return (state.efer & kEferLma) != 0 && state.segments[kCs].long_mode();
-}
-
 // Where no instruction of VMX exists: real and virtual-8086 mode, compatibility mode.
-bool IsWrongMode(const CpuState& state) {
-  const bool compatibility = (state.efer & kEferLma) != 0 && !state.segments[kCs].long_mode();
-  return (state.cr0 & kCr0Pe) == 0 || (state.rflags & kFlagVm) != 0 || compatibility;
-}
+bool IsWrongMode(const CpuMode& mode) { return !mode.protected_mode() || mode.compatibility(); }
 
 std::uint64_t GprAt(const VirtHost& host, std::uint8_t number, bool wide) {
   const std::uint64_t value = host.gpr(static_cast<Gpr>(number));
@@ -83,10 +75,10 @@ bool VmxUnit::Fail(VirtHost& host, InstructionError error) {
 Vmcs VmxUnit::CurrentVmcs(VirtHost& host) const { return VmcsAt(host, *operation_->current); }
 
 bool VmxUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
-  const CpuState state = host.State();
-  const bool wide = IsWide(state);
+  const CpuMode mode = host.mode();
+  const bool wide = mode.code_64;
   const bool is_vmxon = event.instruction == VirtInstruction::kVmxon;
-  if (is_vmxon ? (state.cr4 & kCr4Vmxe) == 0 : !operation_) return host.RaiseUndefined();
+  if (is_vmxon ? (mode.cr4 & kCr4Vmxe) == 0 : !operation_) return host.RaiseUndefined();
   switch (event.instruction) {
     case VirtInstruction::kVmcall:
       if (host.guest_mode()) return host.LeaveFor(event);
@@ -110,10 +102,10 @@ bool VmxUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
     default:
       return host.RaiseUndefined();
   }
-  if (IsWrongMode(state)) return host.RaiseUndefined();
+  if (IsWrongMode(mode)) return host.RaiseUndefined();
   const bool shadowed = host.guest_mode() && IsShadowed(host, event, wide);
   if (host.guest_mode() && !shadowed) return host.LeaveFor(event);
-  if (state.cpl() != 0) return host.RaiseGeneralProtection();
+  if (mode.cpl != 0) return host.RaiseGeneralProtection();
   switch (event.instruction) {
     case VirtInstruction::kVmcall:
       return Fail(host, InstructionError::kVmcallInRoot);
@@ -122,7 +114,7 @@ bool VmxUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
     case VirtInstruction::kVmclear:
       return Vmclear(host);
     case VirtInstruction::kVmlaunch:
-      return Launch(host, state, false);
+      return Launch(host, false);
     case VirtInstruction::kVmptrld:
       return Vmptrld(host);
     case VirtInstruction::kVmptrst:
@@ -130,22 +122,22 @@ bool VmxUnit::Execute(VirtHost& host, const InterceptedEvent& event) {
     case VirtInstruction::kVmread:
       return Vmread(host, event, wide);
     case VirtInstruction::kVmresume:
-      return Launch(host, state, true);
+      return Launch(host, true);
     case VirtInstruction::kVmwrite:
       return Vmwrite(host, event, wide);
     case VirtInstruction::kVmxoff:
       return Vmxoff(host);
     case VirtInstruction::kVmxon:
-      return Vmxon(host, state);
+      return Vmxon(host, mode);
     default:
       return Invvpid(host, event, wide);
   }
 }
 
-bool VmxUnit::Vmxon(VirtHost& host, const CpuState& state) {
+bool VmxUnit::Vmxon(VirtHost& host, const CpuMode& mode) {
   if (operation_) return Fail(host, InstructionError::kVmxonInRoot);
   const Capabilities capabilities(host, split_ != nullptr);
-  if (!capabilities.cr0().Allows(state.cr0) || !capabilities.cr4().Allows(state.cr4)) {
+  if (!capabilities.cr0().Allows(mode.cr0) || !capabilities.cr4().Allows(mode.cr4)) {
     return host.RaiseGeneralProtection();
   }
   std::uint64_t region = 0;

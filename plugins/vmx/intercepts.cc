@@ -58,6 +58,7 @@ constexpr Row kSecondaryRows[] = {
     {secondary::kDescriptorTables, Intercept::kWriteLdtr},
     {secondary::kDescriptorTables, Intercept::kWriteTr},
     {secondary::kWbinvd, Intercept::kWbinvd},
+    {secondary::kPauseLoop, Intercept::kPause},
     {secondary::kRdrand, Intercept::kRdrand},
     {secondary::kRdseed, Intercept::kRdseed},
     {secondary::kXsaves, Intercept::kXsaves},
@@ -70,6 +71,19 @@ constexpr Row kEnabledRows[] = {
     {secondary::kXsaves, Intercept::kXsaves},
 };
 
+// [intel/vol3] "Time-Stamp Counter Offset and Multiplier"
+GuestTsc TscOf(const Vmcs& vmcs, const Controls& controls) {
+  constexpr std::uint8_t kFractionBits = 48;
+  GuestTsc tsc;
+  if (!controls.HasPrimary(primary::kTscOffset)) return tsc;
+  tsc.offset = vmcs.Get(field::kTscOffset);
+  if (controls.HasSecondary(secondary::kTscScaling)) {
+    tsc.multiplier = vmcs.Get(field::kTscMultiplier);
+    tsc.fraction_bits = kFractionBits;
+  }
+  return tsc;
+}
+
 }  // namespace
 
 Intercepts::Intercepts(const Vmcs& vmcs, const Controls& controls)
@@ -80,7 +94,7 @@ Intercepts::Intercepts(const Vmcs& vmcs, const Controls& controls)
       cr0_({.mask = vmcs.Get(field::kCr0Mask), .shadow = vmcs.Get(field::kCr0Shadow)}),
       cr4_({.mask = vmcs.Get(field::kCr4Mask), .shadow = vmcs.Get(field::kCr4Shadow)}),
       cr3_target_count_(vmcs.Get32(field::kCr3TargetCount)),
-      tsc_offset_(controls.HasPrimary(primary::kTscOffset) ? vmcs.Get(field::kTscOffset) : 0),
+      tsc_(TscOf(vmcs, controls)),
       xss_bitmap_(vmcs.Get(field::kXssBitmap)),
       io_bitmap_a_(vmcs.Page(field::kIoBitmapA)),
       io_bitmap_b_(vmcs.Page(field::kIoBitmapB)),
@@ -91,11 +105,8 @@ Intercepts::Intercepts(const Vmcs& vmcs, const Controls& controls)
 }
 
 GuestEntry Intercepts::Entry() const {
-  GuestEntry entry = {.intercepts = {},
-                      .exceptions = exceptions_,
-                      .tsc_offset = tsc_offset_,
-                      .cr0 = cr0_,
-                      .cr4 = cr4_};
+  GuestEntry entry = {
+      .intercepts = {}, .exceptions = exceptions_, .tsc = tsc_, .cr0 = cr0_, .cr4 = cr4_};
   // Page faults may leave although their bit is clear.
   if (page_fault_mask_ != 0 || page_fault_match_ != 0) entry.exceptions |= 1u << kPageFaultVector;
   for (const Intercept what : kAlways) entry.intercepts.Add(what);

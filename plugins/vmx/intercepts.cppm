@@ -38,7 +38,8 @@ class Intercepts {
   ShadowedControl cr0_ = {}, cr4_ = {};
   unsigned cr3_target_count_ = 0;
   std::uint64_t cr3_targets_[4] = {};
-  std::uint64_t tsc_offset_ = 0, xss_bitmap_ = 0;
+  GuestTsc tsc_;
+  std::uint64_t xss_bitmap_ = 0;
   Gpa io_bitmap_a_ = {}, io_bitmap_b_ = {}, msr_bitmap_ = {};
 };
 

@@ -11,6 +11,13 @@ export import pagesaw.plugins.vmx.vmx_bits;
 
 export namespace pagesaw::vmx {
 
+// VMCALL.
+inline constexpr InterceptedEvent Call() {
+  return {.what = Intercept::kInstruction,
+          .instruction_bytes = 3,
+          .instruction = VirtInstruction::kVmcall};
+}
+
 class TestGuest {
  public:
   static constexpr std::uint64_t kVmxon = 0x1000, kVmcs = 0x2000, kGuestRip = 0x1234,

@@ -15,13 +15,7 @@ import pagesaw.plugins.vmx.world;
 namespace pagesaw::vmx {
 namespace {
 
-constexpr std::uint64_t kVirtualTprOffset = 0x80;
 constexpr std::uint64_t kFeatureControl = kFeatureControlLock | kFeatureControlVmx;
-
-// The byte of the virtual-APIC page that holds the virtual task priority.
-std::byte* VirtualTpr(VirtHost& host, const Vmcs& vmcs) {
-  return host.Memory(vmcs.Page(field::kVirtualApic, kVirtualTprOffset), 1);
-}
 
 // Exceptions that are faults tell RF as their handler's frame would. [intel/vol3] "Saving RIP, RSP,
 // RFLAGS, and SSP"
@@ -35,7 +29,7 @@ bool SetsResumeFlag(const InterceptedEvent& event) {
 
 // -- VM entries
 
-bool VmxUnit::Launch(VirtHost& host, const CpuState& state, bool resumes) {
+bool VmxUnit::Launch(VirtHost& host, bool resumes) {
   Vmcs vmcs = operation_->current ? CurrentVmcs(host) : Vmcs();
   if (!operation_->current || vmcs.is_shadow()) {
     host.SetArithmeticFlags(kFlagCf);
@@ -46,6 +40,7 @@ bool VmxUnit::Launch(VirtHost& host, const CpuState& state, bool resumes) {
     return Fail(host, resumes ? InstructionError::kVmresumeNotLaunched
                               : InstructionError::kVmlaunchNotClear);
   }
+  const CpuState state = host.State();
   controls_ = Controls(vmcs);
   const EntryContext context = {.host = host,
                                 .vmcs = vmcs,
@@ -75,9 +70,14 @@ bool VmxUnit::EnterGuest(VirtHost& host, Vmcs& vmcs, const CpuState& guest) {
   vmcs.set_launched(true);
   host.Wrote(*operation_->current);
   intercepts_ = Intercepts(vmcs, controls_);
+  virtual_apic_ = VirtualApic(vmcs, controls_);
+  if (controls_.HasSecondary(secondary::kPauseLoop)) {
+    pauses_ = PauseLoop(vmcs.Get32(field::kPauseGap), vmcs.Get32(field::kPauseWindow));
+  }
   entry_ = intercepts_.Entry();
   GuestEntry& entry = entry_;
   entry.structure = *operation_->current;
+  entry.apic_page = virtual_apic_.access_page();
   if (controls_.ept()) entry.nested = EptOfGuest(host, vmcs.Get(field::kEptPointer));
   if (controls_.HasPin(pin::kPreemptionTimer)) {
     const std::uint64_t now = host.Tsc() >> kPreemptionTimerShift;
@@ -93,7 +93,7 @@ bool VmxUnit::EnterGuest(VirtHost& host, Vmcs& vmcs, const CpuState& guest) {
     entry.step_pending = true;
   }
   host.SetBoundary(boundary);
-  LoadInterrupts(host, vmcs);
+  LoadInterrupts(host);
   const FixedBits cr0 = controls_.unrestricted() ? operation_->capabilities.unrestricted_cr0()
                                                  : operation_->capabilities.cr0();
   host.SetFixedControls(cr0.required, operation_->capabilities.cr4().required);
@@ -112,7 +112,7 @@ NestedPaging VmxUnit::EptOfGuest(const VirtHost& host, std::uint64_t pointer) co
   return nested;
 }
 
-void VmxUnit::LoadInterrupts(VirtHost& host, const Vmcs& vmcs) {
+void VmxUnit::LoadInterrupts(VirtHost& host) {
   const bool interrupts = controls_.HasPin(pin::kInterruptExiting);
   const bool nmis = controls_.HasPin(pin::kNmiExiting);
   const bool virtual_nmis = controls_.HasPin(pin::kVirtualNmis);
@@ -126,12 +126,7 @@ void VmxUnit::LoadInterrupts(VirtHost& host, const Vmcs& vmcs) {
         .init_taken_on_leaving = true,
         .virtual_nmis = virtual_nmis,
         .iret_keeps_nmi_blocked = nmis && !virtual_nmis};
-  if (!controls_.HasPrimary(primary::kTprShadow)) return;
-  const std::byte* const tpr = VirtualTpr(host, vmcs);
-  virtual_tpr_ = tpr == nullptr ? 0 : std::to_integer<std::uint8_t>(*tpr >> 4);
-  to.has_virtual_tpr = true;
-  to.virtual_tpr = virtual_tpr_;
-  to.tpr_threshold = static_cast<std::uint8_t>(vmcs.Get(field::kTprThreshold) & 15);
+  virtual_apic_.Enter(host);
 }
 
 // [intel/vol3] "VM-Entry Failures During or After Loading Guest State"
@@ -146,8 +141,40 @@ bool VmxUnit::FailEntry(VirtHost& host, Vmcs& vmcs, ExitReason reason,
 
 // -- VM exits
 
+bool PauseLoop::Ends(std::uint64_t tsc) {
+  if (!first_ || tsc - last_ > gap_) first_ = tsc;
+  last_ = tsc;
+  return tsc - *first_ > window_;
+}
+
 bool VmxUnit::Leaves(VirtHost& host, const InterceptedEvent& event) {
-  return intercepts_.Leaves(host, event);
+  switch (event.what) {
+    case Intercept::kVirtualApic:
+      apic_exit_ = virtual_apic_.Emulate(host);
+      return apic_exit_.has_value();
+    case Intercept::kInterrupt:
+      return !controls_.HasPin(pin::kPostedInterrupts) ||
+             !virtual_apic_.TakePosted(host, event.number);
+    case Intercept::kPause:
+      return controls_.HasPrimary(primary::kPause) ||
+             (host.mode().cpl == 0 && pauses_.Ends(host.Tsc()));
+    default:
+      return intercepts_.Leaves(host, event);
+  }
+}
+
+// [intel/vol3] "Exit Qualification for APIC-Access VM Exits from Linear Accesses and Guest-Physical
+// Accesses"
+std::byte* VmxUnit::AccessApicPage(VirtHost& host, const PageAccess& access) {
+  enum AccessType : std::uint64_t { kRead, kWrite, kFetch, kInDelivery };
+  std::byte* const at = virtual_apic_.Access(host, access);
+  if (at != nullptr) return at;
+  std::uint64_t type = kRead;
+  if (access.kind == PageAccess::Kind::kWrite) type = kWrite;
+  if (access.kind == PageAccess::Kind::kFetch) type = kFetch;
+  if (access.in_delivery) type = kInDelivery;
+  host.LeaveFor({.what = Intercept::kApicAccess, .value = access.offset | type << 12});
+  return nullptr;
 }
 
 void VmxUnit::Leave(VirtHost& host, const InterceptedEvent& event) {
@@ -158,7 +185,12 @@ void VmxUnit::Leave(VirtHost& host, const InterceptedEvent& event) {
   state.rflags = SetsResumeFlag(event) ? state.rflags | kFlagRf : state.rflags & ~kFlagRf;
   Vmcs vmcs = CurrentVmcs(host);
   SaveGuest(host, vmcs, state);
-  RecordExit(vmcs, event, state, host.TakeDelivered(), controls_.HasExit(exits::kAcknowledge));
+  InterceptedEvent told = event;
+  if (event.what == Intercept::kVirtualApic && apic_exit_) {
+    told.number = static_cast<std::uint32_t>(apic_exit_->reason);
+    told.value = apic_exit_->qualification;
+  }
+  RecordExit(vmcs, told, state, host.TakeDelivered(), controls_.HasExit(exits::kAcknowledge));
   EndExit(host, vmcs, nmi_blocked);
 }
 
@@ -224,7 +256,7 @@ void VmxUnit::SaveGuest(VirtHost& host, Vmcs& vmcs, const CpuState& state) {
     (void)host.ReadMsr(kMsrDebugctl, debugctl);
     vmcs.Set(field::kGuestDebugctl, debugctl);
   }
-  if (controls_.HasPrimary(primary::kTprShadow)) SaveVirtualTpr(host, vmcs);
+  virtual_apic_.Save(host, vmcs);
 }
 
 void VmxUnit::EndExit(VirtHost& host, Vmcs& vmcs, bool nmi_blocked) {
@@ -238,15 +270,6 @@ void VmxUnit::EndExit(VirtHost& host, Vmcs& vmcs, bool nmi_blocked) {
   const bool stored = StoreMsrs(host, msrs, vmcs.Get32(field::kExitMsrStoreCount), exit_tsc_) == 0;
   LoadHost(host, vmcs, nmi_blocked);
   if (!stored) Abort(host);
-}
-
-void VmxUnit::SaveVirtualTpr(VirtHost& host, const Vmcs& vmcs) {
-  const std::uint8_t now = host.interrupts().virtual_tpr;
-  if (now == virtual_tpr_) return;
-  std::byte* const tpr = VirtualTpr(host, vmcs);
-  if (tpr == nullptr) return;
-  *tpr = static_cast<std::byte>(now << 4);
-  host.Wrote(vmcs.Page(field::kVirtualApic));
 }
 
 void VmxUnit::SaveTimer(Vmcs& vmcs) const {
@@ -276,21 +299,24 @@ void VmxUnit::Abort(VirtHost& host) {
 // -- MSRs
 
 // Firmware has enabled VMX and locked that.
-VirtUnit::MsrAnswer VmxUnit::ReadMsr(const VirtHost& host, std::uint32_t index,
+VirtUnit::MsrAnswer VmxUnit::ReadMsr(VirtHost& host, std::uint32_t index,
                                      std::uint64_t& value) const {
   if (index == kMsrFeatureControl) {
     value = kFeatureControl;
     return MsrAnswer::kDone;
   }
-  if (index < kMsrBasic || index > kMsrVmfunc) return MsrAnswer::kUnknown;
+  if (index < kMsrBasic || index > kMsrVmfunc) {
+    return host.guest_mode() ? virtual_apic_.ReadMsr(host, index, value) : MsrAnswer::kUnknown;
+  }
   const std::optional<std::uint64_t> capability = Capabilities(host, split_ != nullptr).Msr(index);
   value = capability.value_or(0);
   return capability ? MsrAnswer::kDone : MsrAnswer::kRefused;
 }
 
-VirtUnit::MsrAnswer VmxUnit::WriteMsr(VirtHost&, std::uint32_t index, std::uint64_t) {
+VirtUnit::MsrAnswer VmxUnit::WriteMsr(VirtHost& host, std::uint32_t index, std::uint64_t value) {
   const bool ours = index == kMsrFeatureControl || (index >= kMsrBasic && index <= kMsrVmfunc);
-  return ours ? MsrAnswer::kRefused : MsrAnswer::kUnknown;
+  if (ours) return MsrAnswer::kRefused;
+  return host.guest_mode() ? virtual_apic_.WriteMsr(host, index, value) : MsrAnswer::kUnknown;
 }
 
 }  // namespace pagesaw::vmx

@@ -49,6 +49,7 @@ inline constexpr std::uint32_t kInterruptExiting = 1u << 0;
 inline constexpr std::uint32_t kNmiExiting = 1u << 3;
 inline constexpr std::uint32_t kVirtualNmis = 1u << 5;
 inline constexpr std::uint32_t kPreemptionTimer = 1u << 6;
+inline constexpr std::uint32_t kPostedInterrupts = 1u << 7;
 }  // namespace pin
 
 // [intel/vol3] "Processor-Based VM-Execution Controls"
@@ -77,12 +78,17 @@ inline constexpr std::uint32_t kSecondary = 1u << 31;
 }  // namespace primary
 
 namespace secondary {
+inline constexpr std::uint32_t kApicAccesses = 1u << 0;
 inline constexpr std::uint32_t kEpt = 1u << 1;
 inline constexpr std::uint32_t kDescriptorTables = 1u << 2;
 inline constexpr std::uint32_t kRdtscp = 1u << 3;
+inline constexpr std::uint32_t kX2apicMode = 1u << 4;
 inline constexpr std::uint32_t kVpid = 1u << 5;
 inline constexpr std::uint32_t kWbinvd = 1u << 6;
 inline constexpr std::uint32_t kUnrestrictedGuest = 1u << 7;
+inline constexpr std::uint32_t kApicRegisters = 1u << 8;
+inline constexpr std::uint32_t kVirtualInterrupts = 1u << 9;
+inline constexpr std::uint32_t kPauseLoop = 1u << 10;
 inline constexpr std::uint32_t kRdrand = 1u << 11;
 inline constexpr std::uint32_t kInvpcid = 1u << 12;
 inline constexpr std::uint32_t kVmFunctions = 1u << 13;
@@ -92,6 +98,7 @@ inline constexpr std::uint32_t kPageModificationLog = 1u << 17;
 inline constexpr std::uint32_t kViolationException = 1u << 18;  // #VE
 inline constexpr std::uint32_t kXsaves = 1u << 20;
 inline constexpr std::uint32_t kModeBasedExecute = 1u << 22;
+inline constexpr std::uint32_t kTscScaling = 1u << 25;
 }  // namespace secondary
 
 inline constexpr std::uint64_t kEptpSwitching = 1u << 0;  // of the VM-function controls
@@ -106,6 +113,7 @@ inline constexpr std::uint32_t kLoadPat = 1u << 19;
 inline constexpr std::uint32_t kSaveEfer = 1u << 20;
 inline constexpr std::uint32_t kLoadEfer = 1u << 21;
 inline constexpr std::uint32_t kSavePreemptionTimer = 1u << 22;
+inline constexpr std::uint32_t kLoadCet = 1u << 28;
 }  // namespace exits
 
 // [intel/vol3] "VM-Entry Controls"
@@ -116,6 +124,7 @@ inline constexpr std::uint32_t kEnterSmm = 1u << 10;
 inline constexpr std::uint32_t kLeaveDualMonitor = 1u << 11;
 inline constexpr std::uint32_t kLoadPat = 1u << 14;
 inline constexpr std::uint32_t kLoadEfer = 1u << 15;
+inline constexpr std::uint32_t kLoadCet = 1u << 20;
 }  // namespace entry
 
 // VM-entry interruption information, VM-exit interruption information, IDT-vectoring information.
@@ -208,6 +217,8 @@ enum class ExitReason : std::uint16_t {
   kMonitor = 39,
   kPause = 40,
   kTprBelowThreshold = 43,
+  kApicAccess = 44,
+  kVirtualizedEoi = 45,
   kGdtrOrIdtr = 46,
   kLdtrOrTr = 47,
   kEptViolation = 48,
@@ -218,6 +229,7 @@ enum class ExitReason : std::uint16_t {
   kInvvpid = 53,
   kWbinvd = 54,
   kXsetbv = 55,
+  kApicWrite = 56,
   kRdrand = 57,
   kInvpcid = 58,
   kVmfunc = 59,

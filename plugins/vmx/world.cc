@@ -62,8 +62,10 @@ void MakePossible(CpuState& state, const RegisterLimits& limits) {
   for (Segment& segment : state.segments) {
     segment.base = MadeCanonical(segment.base, limits.linear_bits);
   }
+  state.cet.ssp &= ~std::uint64_t{3};
   for (std::uint64_t* const address :
-       {&state.gdtr.base, &state.idtr.base, &state.sysenter_esp, &state.sysenter_eip}) {
+       {&state.cet.ssp, &state.cet.interrupt_ssp_table, &state.cet.supervisor, &state.gdtr.base,
+        &state.idtr.base, &state.sysenter_esp, &state.sysenter_eip}) {
     *address = MadeCanonical(*address, limits.linear_bits);
   }
 }
@@ -125,6 +127,11 @@ void LoadGuestControls(CpuState& guest, const Vmcs& vmcs, const Controls& contro
     }
   }
   if (controls.HasEntry(entry::kLoadPat)) guest.pat = vmcs.Get(field::kGuestPat);
+  if (controls.HasEntry(entry::kLoadCet)) {
+    guest.cet.supervisor = vmcs.Get(field::kGuestSupervisorCet);
+    guest.cet.ssp = vmcs.Get(field::kGuestSsp);
+    guest.cet.interrupt_ssp_table = vmcs.Get(field::kGuestInterruptSspTable);
+  }
   guest.sysenter_cs = vmcs.Get(field::kGuestSysenterCs);
   guest.sysenter_esp = vmcs.Get(field::kGuestSysenterEsp);
   guest.sysenter_eip = vmcs.Get(field::kGuestSysenterEip);
@@ -191,6 +198,10 @@ void SaveGuestState(Vmcs& vmcs, const Controls& controls, const CpuState& state,
   if (controls.HasExit(exits::kSaveDebug)) vmcs.Set(field::kGuestDr7, state.dr7);
   if (controls.HasExit(exits::kSavePat)) vmcs.Set(field::kGuestPat, state.pat);
   if (controls.HasExit(exits::kSaveEfer)) vmcs.Set(field::kGuestEfer, state.efer);
+  // Processors that can load them save them in any case.
+  vmcs.Set(field::kGuestSupervisorCet, state.cet.supervisor);
+  vmcs.Set(field::kGuestSsp, state.cet.ssp);
+  vmcs.Set(field::kGuestInterruptSspTable, state.cet.interrupt_ssp_table);
   vmcs.Set(field::kGuestSysenterCs, state.sysenter_cs);
   vmcs.Set(field::kGuestSysenterEsp, state.sysenter_esp);
   vmcs.Set(field::kGuestSysenterEip, state.sysenter_eip);
@@ -238,6 +249,11 @@ std::optional<CpuState> HypervisorState(VirtHost& host, const Vmcs& vmcs, const 
     if (wide) next.efer |= kEferLma | kEferLme;
   }
   if (controls.HasExit(exits::kLoadPat)) next.pat = vmcs.Get(field::kHostPat);
+  if (controls.HasExit(exits::kLoadCet)) {
+    next.cet.supervisor = vmcs.Get(field::kHostSupervisorCet);
+    next.cet.ssp = vmcs.Get(field::kHostSsp);
+    next.cet.interrupt_ssp_table = vmcs.Get(field::kHostInterruptSspTable);
+  }
   next.sysenter_cs = vmcs.Get(field::kHostSysenterCs);
   next.sysenter_esp = vmcs.Get(field::kHostSysenterEsp);
   next.sysenter_eip = vmcs.Get(field::kHostSysenterEip);
