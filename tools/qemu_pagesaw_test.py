@@ -56,6 +56,12 @@ class QemuPagesawTest(unittest.TestCase):
     def test_translates_feature_names(self):
         got = command("-cpu", "max,+tsc-deadline,-x2apic,pcid=off,host-phys-bits")
         self.assertIn("--cpu_features=+tsc_deadline_timer,-x2apic,-pcid", got)
+        got = command("-cpu", "max,+vmx,-vmx-mbec,-vmx-ept")
+        self.assertIn("--cpu_features=+vmx,-ept_mode_based_exec,-ept", got)
+
+    def test_takes_away_what_is_not_there(self):
+        self.assertIn("--cpu_features=+svm,-rdtscp", command("-cpu", "max,+svm,-rdtscp,-skinit"))
+        self.assertIn("--cpu_features=+skinit", command("-cpu", "max,+skinit"))
 
     def test_passes_the_width_of_addresses_on(self):
         got = command("-cpu", "max,phys-bits=36,host-phys-bits=off")
