@@ -103,9 +103,10 @@ constexpr uint64_t kGlobal = 1u << 8;  // reserved in the upper tables of AMD's 
 constexpr uint64_t kEferSvme = 1u << 12;
 constexpr uint64_t kExitPageFault = 0x4e, kExitVmmcall = 0x81, kExitNested = 0x400;
 
-PageTables* nested;   // what the hypervisor gives the guest as its memory
-PageTables* own;      // the guest's own
-uint64_t guest_root;  // its CR3
+PageTables* nested;       // what the hypervisor gives the guest as its memory
+PageTables* own;          // the guest's own
+uint64_t guest_root;      // its CR3
+bool guest_user = false;  // it runs in user mode
 bool wrong = false;
 
 template <typename T>
@@ -128,8 +129,10 @@ void Describe(const char* code, bool execute_trap) {
   Field<uint8_t>(0x05c) = 1;                      // forget everything
   Field<uint64_t>(0x090) = execute_trap ? 9 : 1;  // nested paging
   Field<uint64_t>(0x0b0) = nested->root();
-  SetSegment(0x410, 0xa9b);  // CS, 64 bits
-  SetSegment(0x420, 0xc93);  // SS
+  const uint16_t privilege = guest_user ? 3 : 0;
+  SetSegment(0x410, 0xa9b | privilege << 5);  // CS, 64 bits
+  SetSegment(0x420, 0xc93 | privilege << 5);  // SS
+  Field<uint8_t>(0x4cb) = static_cast<uint8_t>(privilege);
   Field<uint64_t>(0x4d0) = ReadMsr(kMsrEfer) | kEferSvme;
   Field<uint64_t>(0x548) = ReadCr4();
   Field<uint64_t>(0x550) = guest_root;
@@ -251,6 +254,64 @@ void GuestTables() {
   }
 }
 
+// Bits that no entry has. Those of upper tables are met by the walk of the guest's own.
+void ReservedBits() {
+  const int width = static_cast<int>(Cpuid(0x8000'0008).eax & 0xff);
+  const uint64_t large = 40 * kMiB;
+  bool ok = true;
+  const auto is_reserved = [&ok](uint64_t at, int level, uint64_t bits) {
+    const Changed changed(*nested, at, level, bits, 0);
+    Describe(guest_read, false);
+    Enter(at);
+    const bool by_table = level > 2;
+    ok = ok && Field<uint64_t>(0x070) == kExitNested &&
+         Field<uint64_t>(0x078) == (by_table ? 0x2'0000'000f : 0x1'0000'000d) &&
+         Field<uint64_t>(0x080) == (by_table ? own->root() : at);
+  };
+  for (int bit = width; bit < 52; ++bit) {
+    for (int level = 1; level <= 4; ++level) is_reserved(kProbed, level, uint64_t{1} << bit);
+  }
+  for (int bit = 13; bit < 21; ++bit) is_reserved(large, 2, uint64_t{1} << bit);
+  for (int bit = 13; bit < 30; ++bit) is_reserved(kProbed, 3, kPageSize | uint64_t{1} << bit);
+  is_reserved(kProbed, 4, kPageSize);
+  is_reserved(kProbed, 4, kGlobal);
+  Check("reserved bits", ok);
+}
+
+// Whether a refused fetch says that it is one depends on the hypervisor's NXE and SMEP.
+void FetchReports() {
+  const Changed absent(*nested, kProbed, 1, 0, kPresent);
+  Expect("fetch, not present", guest_fetch, kProbed, kExitNested, 0x1'0000'0014, kProbed);
+  WriteMsr(kMsrEfer, ReadMsr(kMsrEfer) & ~kEferNxe);
+  Expect("  without NXE", guest_fetch, kProbed, kExitNested, 0x1'0000'0004, kProbed);
+  if (ReadFeatures().smep) {
+    // The tables of the start have user pages alone.
+    uint64_t cr3;
+    asm volatile("mov %%cr3, %0" : "=r"(cr3));
+    LoadCr3(own->root());
+    WriteCr4(ReadCr4() | kCr4Smep);
+    Expect("  without NXE, with SMEP", guest_fetch, kProbed, kExitNested, 0x1'0000'0014, kProbed);
+    WriteCr4(ReadCr4() & ~kCr4Smep);
+    LoadCr3(cr3);
+  }
+  WriteMsr(kMsrEfer, ReadMsr(kMsrEfer) | kEferNxe);
+}
+
+// An event on whose way a fault is met is told, and CR2 is as it was.
+void WhileDelivering() {
+  const Changed absent(*nested, kProbed, 1, 0, kPresent);
+  Describe(guest_call, false);
+  Field<uint32_t>(0x484) = 0xfff;  // IDTR
+  Field<uint64_t>(0x488) = kProbed;
+  Field<uint64_t>(0x0a8) = 0x8000'0040;
+  Field<uint64_t>(0x640) = 0x1234;
+  Enter(0);
+  Check("while an interrupt is delivered",
+        Field<uint64_t>(0x070) == kExitNested && Field<uint64_t>(0x078) == 0x1'0000'0004 &&
+            Field<uint64_t>(0x080) == kProbed + 0x400 && Field<uint64_t>(0x088) == 0x8000'0040 &&
+            Field<uint64_t>(0x640) == 0x1234);
+}
+
 // Entries that the hypervisor's processor watches, used and written by the guest's walks.
 void SharedTables() {
   guest_root = nested->root();
@@ -279,17 +340,64 @@ void LargePages() {
   }
 }
 
-// The guest runs in supervisor mode: what is a user's traps its fetches, and so its code must not
-// be. [amd/vol2] "Guest Mode Execute Trap"
+// What is a user's traps fetches in supervisor mode, and so the code that runs there must not be.
+// [amd/vol2] "Guest Mode Execute Trap"
 void ExecuteTrap() {
   const uint64_t code = reinterpret_cast<uint64_t>(guest_fetch) & ~(2 * kMiB - 1);
   const Changed supervisor(*nested, code, 2, 0, kUser);
   Expect("trap: fetch from a user's page", guest_fetch, kProbed, kExitNested, 0x1'0000'0011,
          kProbed, true);
   Expect("trap: read of a user's page", guest_read, kProbed, kExitVmmcall, 0, 0, true);
+  Expect("trap: write to a user's page", guest_write, kProbed + 8, kExitVmmcall, 0, 0, true);
   const Changed changed(*nested, kProbed, 1, 0, kUser);
   Expect("trap: fetch from a supervisor's page", guest_fetch, kProbed, kExitVmmcall, 0, 0, true);
   Expect("trap: write to a supervisor's page", guest_write, kProbed + 8, kExitVmmcall, 0, 0, true);
+  {
+    const Changed no_execute(*nested, kProbed, 1, kNoExecute, 0);
+    Expect("trap: fetch, not executable", guest_fetch, kProbed, kExitNested, 0x1'0000'0011, kProbed,
+           true);
+  }
+  {
+    const Changed absent(*nested, kProbed, 1, 0, kPresent);
+    Expect("trap: read, not present", guest_read, kProbed, kExitNested, 0x1'0000'0000, kProbed,
+           true);
+  }
+  {
+    const Changed read_only(*nested, own->root(), 1, 0, kWritable);
+    Expect("trap: table, read-only", guest_read, kProbed, kExitNested, 0x2'0000'0007, own->root(),
+           true);
+  }
+  {
+    const Changed split_table(*nested, kProbed, 3, 0, kUser);
+    Expect("trap: a table that is a supervisor's", guest_fetch, kProbed, kExitVmmcall, 0, 0, true);
+  }
+}
+
+// In user mode the trap is none.
+void InUserMode() {
+  const uint64_t code = reinterpret_cast<uint64_t>(guest_fetch);
+  const Changed top(*own, kProbed, 4, kUser, 0), second(*own, kProbed, 3, kUser, 0);
+  const Changed of_code(*own, code, 2, kUser, 0), of_probed(*own, kProbed, 2, kUser, 0);
+  const bool has_trap = (Cpuid(0x8000'000a).edx >> 17 & 1) != 0;
+  guest_user = true;
+  Expect("user: fetch", guest_fetch, kProbed, kExitVmmcall, 0, 0);
+  for (int pass = 0; pass < 2; ++pass) {
+    const bool trap = pass == 1;
+    if (trap && !has_trap) break;
+    Print(trap ? "with the trap\n" : "");
+    Expect("user: fetch from a user's page", guest_fetch, kProbed, kExitVmmcall, 0, 0, trap);
+    {
+      const Changed changed(*nested, kProbed, 1, 0, kUser);
+      Expect("user: fetch from a supervisor's page", guest_fetch, kProbed,
+             trap ? kExitVmmcall : kExitNested, 0x1'0000'0015, kProbed, trap);
+      Expect("user: read of a supervisor's page", guest_read, kProbed,
+             trap ? kExitVmmcall : kExitNested, 0x1'0000'0005, kProbed, trap);
+    }
+    const Changed no_execute(*nested, kProbed, 1, kNoExecute, 0);
+    Expect("user: fetch, not executable", guest_fetch, kProbed, kExitNested, 0x1'0000'0015, kProbed,
+           trap);
+  }
+  guest_user = false;
 }
 
 // The code of a data access that met a nested fault, as far as its page goes.
@@ -499,6 +607,10 @@ extern "C" void GuestMain(const guest::MultibootInfo* info) {
   GuestTables();
   SharedTables();
   LargePages();
+  ReservedBits();
+  FetchReports();
+  WhileDelivering();
+  InUserMode();
   if ((Cpuid(0x8000'000a).edx >> 17 & 1) != 0) ExecuteTrap();
   DecodeAssists();
   VirtualLoadAndSave();

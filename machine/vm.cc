@@ -43,8 +43,11 @@ absl::StatusOr<const VirtExtension*> FindExtension(const PluginRegistry& registr
                                                    const std::string& vendor) {
   const VirtExtension* extension = registry.ExtensionOf(vendor);
   if (extension != nullptr) return extension;
+  const std::vector<std::string> vendors = registry.vendors();
   return absl::InvalidArgumentError(
-      absl::StrCat("vendor '", vendor, "': not one of ", absl::StrJoin(registry.vendors(), ", ")));
+      absl::StrCat("vendor '", vendor,
+                   "': ", vendors.empty() ? "no plugin that is loaded provides any" : "not one of ",
+                   absl::StrJoin(vendors, ", ")));
 }
 
 absl::StatusOr<const TdpFormat*> ChooseTdpFormat(const PluginRegistry& registry,
@@ -499,9 +502,23 @@ absl::Status Vm::SetRegisters(unsigned vcpu, const CpuState& state) {
   if (!found.ok()) return found.status();
   const PagingFeatures features = (*found)->processor().paging_snapshot().features;
   if (absl::Status status = CheckCpuState(state, features); !status.ok()) return status;
-  if (impl_->lifecycle.WhileQuiet([&] { (*found)->SetState(state); })) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("VM '", name(), "': registers can be written only while it does not run"));
+  bool guest_mode = false;
+  const bool quiet = impl_->lifecycle.WhileQuiet([&] {
+    guest_mode = (*found)->processor().guest_snapshot().guest_mode;
+    if (!guest_mode) (*found)->SetState(state);
+  });
+  if (!quiet) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("VM '", name(), "': registers can be written only while it does not run"));
+  }
+  if (guest_mode) {
+    // What was entered by an instruction of the guest's, checks and all, is left by its rules.
+    return absl::FailedPreconditionError(
+        absl::StrCat("VM '", name(), "': vCPU ", vcpu,
+                     " is in guest mode: its registers are those of its guest's guest, and can be "
+                     "written only when it has left it"));
+  }
+  return absl::OkStatus();
 }
 
 // -- inspection

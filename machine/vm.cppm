@@ -102,7 +102,8 @@ class Vm {
 
   unsigned vcpu_count() const;
   // Registers. FailedPrecondition while running; NotFound for an unknown vCPU. A state that no
-  // processor can be in is InvalidArgument.
+  // processor can be in is InvalidArgument. In guest mode they are those of the guest's guest, and
+  // to set them is FailedPrecondition.
   absl::StatusOr<CpuState> GetRegisters(unsigned vcpu) const;
   absl::Status SetRegisters(unsigned vcpu, const CpuState& state);
 

@@ -12,6 +12,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -94,6 +95,7 @@ class GuestTest : public testing::TestWithParam<std::tuple<std::string, bool, st
     config.time_limit = time_limit;
     config.cpu_count = cpus;
     config.cpu_model = cpu_model_;
+    config.cpu_features = cpu_features_;
     auto vm = Vm::Create(config, registry_, MakeVmParts());
     EXPECT_TRUE(vm.ok()) << vm.status();
     return vm.ok() ? *std::move(vm) : nullptr;
@@ -101,6 +103,7 @@ class GuestTest : public testing::TestWithParam<std::tuple<std::string, bool, st
 
   PluginRegistry registry_;
   std::string cpu_model_;
+  std::string cpu_features_;
 };
 
 std::string ConsoleText(const Vm& vm) {
@@ -179,6 +182,28 @@ TEST_P(Hypervisor, FindsAllWell) {
   EXPECT_EQ(ConsoleText(*vm).find("WRONG"), std::string::npos) << ConsoleText(*vm);
 }
 
+// Nobody outside knows by which rules guest mode would be left.
+TEST_P(Hypervisor, ItsGuestsRegistersAreNotWritten) {
+  const auto& [vendor, tdp, image] = GetParam();
+  const auto vm = MakeVm(vendor, tdp, image, "stay");
+  ASSERT_NE(vm, nullptr);
+  ASSERT_TRUE(vm->Start().ok());
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  absl::Status status;
+  while (status.ok() && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(milliseconds(10));
+    if (ConsoleText(*vm).find("the guest stays") == std::string::npos) continue;
+    ASSERT_TRUE(vm->Pause().ok());
+    const auto state = vm->GetRegisters(0);
+    ASSERT_TRUE(state.ok());
+    status = vm->SetRegisters(0, *state);
+    ASSERT_TRUE(vm->Resume().ok());
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(status.message().find("vCPU 0 is in guest mode"), std::string::npos) << status;
+  ExpectHealthy(*vm);
+}
+
 INSTANTIATE_TEST_SUITE_P(Intel, Hypervisor,
                          testing::Combine(testing::Values("intel"), testing::Bool(),
                                           testing::Values("guests/ept.elf")),
@@ -186,6 +211,43 @@ INSTANTIATE_TEST_SUITE_P(Intel, Hypervisor,
 INSTANTIATE_TEST_SUITE_P(Amd, Hypervisor,
                          testing::Combine(testing::Values("amd"), testing::Bool(),
                                           testing::Values("guests/npt.elf")),
+                         [](const auto& info) { return NameOf(info.param); });
+
+// Both in guest mode at the same time, over the same nested tables.
+using HypervisorOfTwoProcessors = GuestTest;
+
+TEST_P(HypervisorOfTwoProcessors, FindsAllWell) {
+  const auto& [vendor, tdp, image] = GetParam();
+  const auto vm = MakeVm(vendor, tdp, image, "rounds=60", {}, 2);
+  ASSERT_NE(vm, nullptr);
+  ASSERT_TRUE(vm->Start().ok());
+  ASSERT_TRUE(vm->WaitUntilStopped(kPatience));
+  ExpectEnd("exit 1", vm->exit());
+  EXPECT_EQ(ConsoleText(*vm).find("WRONG"), std::string::npos) << ConsoleText(*vm);
+}
+
+INSTANTIATE_TEST_SUITE_P(Vendors, HypervisorOfTwoProcessors,
+                         testing::Combine(testing::Values("intel", "amd"), testing::Bool(),
+                                          testing::Values("guests/nested_smp.elf")),
+                         [](const auto& info) { return NameOf(info.param); });
+
+// Where addresses are wide enough for a fifth level.
+using HypervisorOfWideProcessor = GuestTest;
+
+TEST_P(HypervisorOfWideProcessor, FindsAllWell) {
+  const auto& [vendor, tdp, image] = GetParam();
+  cpu_features_ = "+la57,maxphyaddr=52";
+  const auto vm = MakeVm(vendor, tdp, image, "");
+  ASSERT_NE(vm, nullptr);
+  ASSERT_TRUE(vm->Start().ok());
+  ASSERT_TRUE(vm->WaitUntilStopped(kPatience));
+  ExpectEnd("exit 1", vm->exit());
+  EXPECT_NE(ConsoleText(*vm).find("beyond 4 levels"), std::string::npos) << ConsoleText(*vm);
+}
+
+INSTANTIATE_TEST_SUITE_P(Intel, HypervisorOfWideProcessor,
+                         testing::Combine(testing::Values("intel"), testing::Bool(),
+                                          testing::Values("guests/ept_rows.elf")),
                          [](const auto& info) { return NameOf(info.param); });
 
 using Tour = GuestTest;
