@@ -88,11 +88,14 @@ class GuestMmuTest : public testing::Test {
     return memory_.Read<std::uint64_t>(Gpa(table.bits() + 8 * index));
   }
   FaultResolution Meet(ShadowMmu& mmu, std::uint64_t address, Access access) {
+    constexpr unsigned kTries = 1000;
     FaultResolution resolution;
-    do {
+    for (unsigned tries = 0; tries < kTries && resolution.outcome == FaultOutcome::kRetry;
+         ++tries) {
       if (mmu.roots_obsolete()) (void)mmu.Root();
       resolution = mmu.HandleFault({.address = InputAddress(address), .access = access});
-    } while (resolution.outcome == FaultOutcome::kRetry);
+    }
+    EXPECT_NE(resolution.outcome, FaultOutcome::kRetry) << "without end";
     const ShadowPages::Lock lock = pages_.Acquire();
     EXPECT_EQ(pages_.Audit().value_or(""), "");
     return resolution;

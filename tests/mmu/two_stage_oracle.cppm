@@ -162,8 +162,8 @@ class TwoStageWalk {
     return true;
   }
 
-  // The final address, and then A and D of the guest's entries. Of an access that goes no further
-  // than a device, or that the host forbids, nobody promises whether they are set first.
+  // The final address, and A and D of the guest's entries. Of an access that arrives in no memory
+  // nobody promises whether they are set first.
   void Finish(std::uint64_t address, const Access& access, const Page& page) {
     const bool paging = guest_.levels != 0;
     const bool user_address = !paging || page.user;
@@ -172,25 +172,31 @@ class TwoStageWalk {
         (user_address ? 1u : 0) | (writable ? 2u : 0) | (paging && page.execute_disabled ? 4u : 0);
     const auto physical =
         Second(address, access, {.user_address = user_address, .advanced = advanced});
-    if (!physical) return;
-    const bool forbidden = access.fetch ? world_.ForbidsFetch(*physical, user_address, access.user)
-                                        : world_.Forbids(*physical, access);
-    const bool device = !world_.IsMemory(*physical, access.write);
-    if (forbidden) {
-      End(Ending::Kind::kForbidden, *physical);
-    } else if (device) {
-      End(Ending::Kind::kArrives, *physical);
+    bool arrives = false;
+    if (physical) {
+      const bool forbidden = access.fetch
+                                 ? world_.ForbidsFetch(*physical, user_address, access.user)
+                                 : world_.Forbids(*physical, access);
+      arrives = !forbidden && world_.IsMemory(*physical, access.write);
+      if (!arrives) {
+        End(forbidden ? Ending::Kind::kForbidden : Ending::Kind::kArrives, *physical);
+      }
     }
+    if (!UpdateTables(access)) return;
+    if (arrives) End(Ending::Kind::kArrives, *physical);
+  }
+
+  bool UpdateTables(const Access& access) {
     for (const Table& table : tables_) {
       const std::uint64_t set = 1u << 5 | (table.leaf && access.write ? 1u << 6 : 0);
       if ((table.entry & set) != set) {
         const Access update = {.write = true, .user = true};
-        if (!Second(table.address, update, {.table = true})) return;
-        if (Forbidden(table.physical, update)) return;
+        if (!Second(table.address, update, {.table = true})) return false;
+        if (Forbidden(table.physical, update)) return false;
       }
       uses_.push_back({table.physical, table.bytes, set});
     }
-    if (!forbidden && !device) End(Ending::Kind::kArrives, *physical);
+    return true;
   }
 
   // Where `address` is in the hypervisor's space, or nothing, and it has ended.
