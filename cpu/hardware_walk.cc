@@ -286,15 +286,19 @@ bool LocateBehindSecondStage(Core& core, Gpa gpa, bool write, std::byte*& host) 
   ThroughSecondStage space(core, true, gpa.bits());
   if (space.Locate(OutputAddress(gpa.bits()), access)) {
     host = reinterpret_cast<std::byte*>(space.final_stage().output.bits());
-    if (write) core.code->Changed(space.final_stage().output.bits(), kPageBytes);
-    return true;
+  } else {
+    TableFault fault = space.fault();
+    host = write ? core.replay.Lent(gpa.bits()) : nullptr;
+    if (host == nullptr && !fault.malformed) {
+      fault.made = access;
+      fault.linear = Gva(gpa.bits());
+      return LeaveWithTableFault(core, fault);
+    }
   }
-  TableFault fault = space.fault();
-  host = write ? core.replay.Lent(gpa.bits()) : nullptr;
-  if (host != nullptr || fault.malformed) return true;
-  fault.made = access;
-  fault.linear = Gva(gpa.bits());
-  return LeaveWithTableFault(core, fault);
+  if (write && host != nullptr) {
+    core.code->Changed(reinterpret_cast<std::uint64_t>(host), kPageBytes);
+  }
+  return true;
 }
 
 bool WalkHardware(Core& core, std::uint64_t linear, Access access, HostPage& page) {
