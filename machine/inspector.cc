@@ -1,5 +1,7 @@
 module;
-#include <algorithm>
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+#include <absl/strings/str_cat.h>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -78,10 +80,23 @@ std::vector<ShadowMmuInfo> Inspector::ShadowMmus() const {
   return mmus;
 }
 
-std::optional<WalkReport> Inspector::Walk(std::string_view walker, InputAddress address,
-                                          Access access) const {
+absl::StatusOr<const ShadowMmu*> Inspector::FindShadowMmu(std::string_view name) const {
+  for (const ShadowMmu* mmu : {parts_.root_mmu, parts_.guest_mmu}) {
+    if (mmu != nullptr && mmu->name() == name) return mmu;
+  }
+  return absl::NotFoundError(absl::StrCat("shadow MMU '", std::string(name), "': ", parts_.owner,
+                                          " has only root_mmu",
+                                          parts_.guest_mmu != nullptr ? " and guest_mmu" : ""));
+}
+
+absl::StatusOr<WalkReport> Inspector::Walk(std::string_view walker, InputAddress address,
+                                           Access access) const {
   const bool linear = walker == kCpuWalk;
-  if (!linear && (walker != kTdpWalk || !snapshot_.nested)) return std::nullopt;
+  if (!linear && (walker != kTdpWalk || !snapshot_.nested)) {
+    return absl::NotFoundError(absl::StrCat("walker '", std::string(walker), "': ", parts_.owner,
+                                            " has now only cpu_walk",
+                                            snapshot_.nested ? " and tdp_walk" : ""));
+  }
   const NestedPaging* const nested = snapshot_.nested ? &*snapshot_.nested : nullptr;
   InspectedWalk walk;
   {
@@ -167,20 +182,16 @@ Verdict Inspector::FaultVerdict(const InspectedWalk& walk) const {
 
 // `linear`: the walk of a linear address that led to it.
 Verdict Inspector::NestedVerdict(const NestedWalk& walk, const InspectedWalk* linear) const {
-  const WalkFault& found = walk.result.fault();
-  const bool malformed = found.kind == Kind::kMalformed;
-  const bool present = malformed || found.kind == Kind::kRights;
-  TableFault fault = {.address = walk.address,
-                      .access = walk.access,
-                      .stage = walk.stage,
-                      .present = present,
-                      .malformed = malformed,
-                      .rights = present ? found.rights : Rights(),
-                      .linear_valid = linear != nullptr};
-  if (linear != nullptr) {
-    const bool paging = snapshot_.paging.paging();
-    fault.guest_rights = paging ? linear->result.fault().rights : Rights::All();
-  }
+  const NestedFault met = NestedFaultOf(walk, linear, snapshot_.paging);
+  const TableFault fault = {.address = walk.address,
+                            .access = met.access,
+                            .stage = met.stage,
+                            .present = met.present,
+                            .malformed = met.malformed,
+                            .rights = met.rights,
+                            .linear = met.linear,
+                            .linear_valid = met.linear_valid,
+                            .guest_rights = met.guest_rights};
   const ExitDescription told = parts_.extension->Describe(fault, snapshot_.nested->format);
   return {.taker = Taker::kHypervisor,
           .event = told.name,

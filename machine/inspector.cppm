@@ -1,6 +1,7 @@
 // What people see of the memory virtualization of one vCPU: its walkers and shadow MMUs, walks with
 // every stage, and who would answer for what they meet. Looking changes nothing.
 module;
+#include <absl/status/statusor.h>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -84,6 +85,7 @@ struct NestedState {
 class Inspector {
  public:
   struct Parts {
+    std::string owner;  // in errors: whose the vCPU is
     const VirtExtension* extension = nullptr;
     const VmMemory* memory = nullptr;
     const MemoryAttributes* attributes = nullptr;
@@ -98,9 +100,11 @@ class Inspector {
   // `cpu_walk`, and `tdp_walk` while a guest's guest has nested paging.
   std::vector<WalkerInfo> Walkers() const;
   std::vector<ShadowMmuInfo> ShadowMmus() const;
-  // Walks by the walker called `walker`; nothing if there is none.
-  std::optional<WalkReport> Walk(std::string_view walker, InputAddress address,
-                                 Access access) const;
+  // NotFound if there is none called `name`.
+  absl::StatusOr<const ShadowMmu*> FindShadowMmu(std::string_view name) const;
+  // Walks by the walker called `walker`; NotFound if there is none now.
+  absl::StatusOr<WalkReport> Walk(std::string_view walker, InputAddress address,
+                                  Access access) const;
   NestedState Nested() const;
 
  private:

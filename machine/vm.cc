@@ -526,7 +526,8 @@ absl::Status Vm::SetRegisters(unsigned vcpu, const CpuState& state) {
 absl::StatusOr<Inspector> Vm::Impl::Inspect(unsigned vcpu) const {
   const auto found = FindVcpu(vcpu);
   if (!found.ok()) return found.status();
-  return Inspector({.extension = extension,
+  return Inspector({.owner = absl::StrFormat("vCPU %d of VM '%s'", vcpu, config.name),
+                    .extension = extension,
                     .memory = &memory,
                     .attributes = &mmu->attributes(),
                     .root_mmu = &(*found)->root_mmu(),
@@ -538,17 +539,9 @@ absl::StatusOr<Inspector> Vm::Impl::Inspect(unsigned vcpu) const {
 
 absl::StatusOr<const ShadowMmu*> Vm::Impl::FindShadowMmu(unsigned vcpu,
                                                          std::string_view mmu_name) const {
-  const auto found = FindVcpu(vcpu);
-  if (!found.ok()) return found.status();
-  std::vector<std::string> names;
-  for (const ShadowMmu* shadow : {&(*found)->root_mmu(), (*found)->guest_mmu()}) {
-    if (shadow == nullptr) continue;
-    if (shadow->name() == mmu_name) return shadow;
-    names.emplace_back(shadow->name());
-  }
-  return absl::NotFoundError(absl::StrFormat("shadow MMU '%s': vCPU %d of VM '%s' has only %s",
-                                             mmu_name, vcpu, config.name,
-                                             absl::StrJoin(names, " and ")));
+  const auto inspector = Inspect(vcpu);
+  if (!inspector.ok()) return inspector.status();
+  return inspector->FindShadowMmu(mmu_name);
 }
 
 absl::StatusOr<PagingState> Vm::GetPagingState(unsigned vcpu) const {
@@ -579,12 +572,7 @@ absl::StatusOr<WalkReport> Vm::Walk(unsigned vcpu, std::string_view walker_name,
                                     InputAddress address, Access access) const {
   const auto inspector = impl_->Inspect(vcpu);
   if (!inspector.ok()) return inspector.status();
-  if (auto report = inspector->Walk(walker_name, address, access)) return *std::move(report);
-  std::vector<std::string> names;
-  for (const WalkerInfo& walker : inspector->Walkers()) names.push_back(walker.name);
-  return absl::NotFoundError(absl::StrFormat("walker '%s': vCPU %d of VM '%s' has now only %s",
-                                             walker_name, vcpu, name(),
-                                             absl::StrJoin(names, " and ")));
+  return inspector->Walk(walker_name, address, access);
 }
 
 absl::StatusOr<WalkReport> Vm::WalkSptes(unsigned vcpu, std::string_view mmu, InputAddress address,

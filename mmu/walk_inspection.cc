@@ -122,6 +122,24 @@ void NameTables(std::span<const WalkStep> in_memory, InspectedWalk& walk) {
 
 }  // namespace
 
+NestedFault NestedFaultOf(const NestedWalk& walk, const InspectedWalk* linear,
+                          const PagingState& state) {
+  const WalkFault& found = walk.result.fault();
+  const bool malformed = found.kind == WalkFault::Kind::kMalformed;
+  const bool present = malformed || found.kind == WalkFault::Kind::kRights;
+  NestedFault fault = {.address = Gpa(walk.address.bits()),
+                       .access = walk.access,
+                       .stage = walk.stage,
+                       .present = present,
+                       .malformed = malformed,
+                       .rights = present ? found.rights : Rights()};
+  if (linear == nullptr) return fault;
+  fault.linear = Gva(linear->result.fault().address.bits());
+  fault.linear_valid = true;
+  fault.guest_rights = state.paging() ? linear->result.fault().rights : Rights::All();
+  return fault;
+}
+
 InspectedWalk InspectPhysical(const GuestMemory& memory, const NestedPaging& nested,
                               InputAddress address, Access access) {
   InspectedWalk walk;

@@ -51,4 +51,9 @@ InspectedWalk InspectLinear(const GuestMemory& memory, const PagingState& state,
 InspectedWalk InspectPhysical(const GuestMemory& memory, const NestedPaging& nested,
                               InputAddress address, Access access);
 
+// What the hypervisor is to hear of `walk`, which its tables refused. `linear`, which may be null:
+// the walk of a linear address by a processor in `state` that met it last.
+NestedFault NestedFaultOf(const NestedWalk& walk, const InspectedWalk* linear,
+                          const PagingState& state);
+
 }  // namespace pagesaw

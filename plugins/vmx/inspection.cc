@@ -21,9 +21,11 @@ constexpr StructureBit kPrimary[] = {{primary::kInvlpg, "INVLPG exiting"},
                                      {primary::kTprShadow, "use TPR shadow"},
                                      {primary::kSecondary, "activate secondary controls"}};
 constexpr StructureBit kSecondary[] = {
+    {secondary::kApicAccesses, "virtualize APIC accesses"},
     {secondary::kEpt, "enable EPT"},
     {secondary::kVpid, "enable VPID"},
     {secondary::kUnrestrictedGuest, "unrestricted guest"},
+    {secondary::kApicRegisters, "APIC-register virtualization"},
     {secondary::kInvpcid, "enable INVPCID"},
     {secondary::kVmFunctions, "enable VM functions"},
     {secondary::kVmcsShadowing, "VMCS shadowing"},
@@ -90,6 +92,8 @@ constexpr ReasonName kReasons[] = {
     {ExitReason::kMonitor, "MONITOR"},
     {ExitReason::kPause, "PAUSE"},
     {ExitReason::kTprBelowThreshold, "TPR below threshold"},
+    {ExitReason::kApicAccess, "APIC access"},
+    {ExitReason::kVirtualizedEoi, "virtualized EOI"},
     {ExitReason::kGdtrOrIdtr, "access to GDTR or IDTR"},
     {ExitReason::kLdtrOrTr, "access to LDTR or TR"},
     {ExitReason::kEptViolation, "EPT violation"},
@@ -100,6 +104,7 @@ constexpr ReasonName kReasons[] = {
     {ExitReason::kInvvpid, "INVVPID"},
     {ExitReason::kWbinvd, "WBINVD or WBNOINVD"},
     {ExitReason::kXsetbv, "XSETBV"},
+    {ExitReason::kApicWrite, "APIC write"},
     {ExitReason::kRdrand, "RDRAND"},
     {ExitReason::kInvpcid, "INVPCID"},
     {ExitReason::kVmfunc, "VMFUNC"},
@@ -149,6 +154,12 @@ void AddControls(Collector& to, const Vmcs& vmcs) {
     to.Add("EPT pointer", field::kEptPointer, PointerText(vmcs.Get(field::kEptPointer)));
   }
   if (controls.HasSecondary(secondary::kVpid)) to.Add("VPID", field::kVpid);
+  if (controls.HasPrimary(primary::kTprShadow)) {
+    to.Add("virtual-APIC address", field::kVirtualApic);
+  }
+  if (controls.HasSecondary(secondary::kApicAccesses)) {
+    to.Add("APIC-access address", field::kApicAccess);
+  }
   if (controls.HasSecondary(secondary::kVmFunctions)) {
     to.Add("VM-function controls", field::kVmFunctionControls, kFunctions);
     to.Add("EPTP-list address", field::kEptPointerList);
