@@ -70,8 +70,15 @@ bool Replay::Add(const BusAccess& access) {
 const BusAccess* Replay::Take(const BusAccess& asked) {
   if (next_ < count_ && SameQuestion(answers_[next_], asked)) return &answers_[next_++];
   // The walk of its fetch or operands asks about an entry of the guest's tables, which may not be
-  // mapped now: the instruction's own answers stay.
-  if (next_ < count_ && IsMemory(asked) && !IsMemory(answers_[next_])) return nullptr;
+  // mapped now: the instruction's own answers stay. What the walk was told came behind them.
+  if (next_ < count_ && IsMemory(asked) && !IsMemory(answers_[next_])) {
+    const auto rest = answers_.begin() + next_, end = answers_.begin() + count_;
+    const auto told = std::find_if(
+        rest, end, [&](const BusAccess& answer) { return SameQuestion(answer, asked); });
+    if (told == end) return nullptr;
+    std::rotate(rest, told, told + 1);
+    return &answers_[next_++];
+  }
   // What the instruction does now differs from what it did when it asked: old answers are void.
   count_ = next_;
   return nullptr;

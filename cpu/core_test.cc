@@ -105,6 +105,29 @@ TEST(CoreReplay, AnswersToOtherQuestionsAreForgotten) {
   EXPECT_NE(replay.Take(other), nullptr);
 }
 
+// An instruction asks a port; when it starts again its fetch has to be walked for, which asks, too.
+TEST(CoreReplay, AnswersToAWalkAreFoundBehindThoseOfTheInstruction) {
+  Replay replay;
+  const BusAccess port{.kind = BusAccess::Kind::kPortIn, .bytes = 1, .address = 0x60, .value = 7};
+  const BusAccess upper{.kind = BusAccess::Kind::kMmioWrite, .address = 0x5000, .value = 1};
+  const BusAccess lower{.kind = BusAccess::Kind::kMmioWrite, .address = 0x6000, .value = 1};
+  ASSERT_TRUE(replay.Add(port));
+  EXPECT_EQ(replay.Take(upper), nullptr);
+  ASSERT_TRUE(replay.Add(upper));
+  replay.Rewind();
+  EXPECT_NE(replay.Take(upper), nullptr);
+  EXPECT_EQ(replay.Take(lower), nullptr);
+  ASSERT_TRUE(replay.Add(lower));
+  for (unsigned times = 0; times < 2; ++times) {
+    replay.Rewind();
+    EXPECT_NE(replay.Take(upper), nullptr);
+    EXPECT_NE(replay.Take(lower), nullptr);
+    const BusAccess* answer = replay.Take(port);
+    ASSERT_NE(answer, nullptr);
+    EXPECT_EQ(answer->value, 7u);
+  }
+}
+
 TEST(CoreReplay, IsBounded) {
   Replay replay;
   unsigned added = 0;

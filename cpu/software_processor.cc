@@ -292,6 +292,7 @@ bool SoftwareProcessor::RunBlock() {
     case Stop::kNone:
       return false;
     case Stop::kException:
+      core.replay.Clear();  // should it begin again, it asks anew
       core.exception.return_rip = core.rip;
       core.pending = core.exception;
       return false;
