@@ -163,8 +163,11 @@ class Processor {
   virtual void SetInterruptWindow(bool wanted) = 0;
 
   virtual CpuState GetState() const = 0;
-  // Takes `state` whole, flushes everything derived from the old one.
+  // Takes `state` whole, flushes everything derived from the old one. What runs in guest mode goes
+  // on there.
   virtual void SetState(const CpuState& state) = 0;
+  // Takes ResetState, out of guest mode, and with an extension that has not been used.
+  virtual void Reset() { SetState(ResetState()); }
 
   virtual void SetTables(const TranslationTables& tables) = 0;
   // Forgets every translation.

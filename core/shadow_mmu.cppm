@@ -165,7 +165,7 @@ class ShadowMmu {
 
   // `bytes` bytes of guest memory from `gpa` may have been changed by other means than SPTEs that
   // grant writing. Any thread.
-  virtual void GuestWrote(Gpa, std::uint64_t) {}
+  virtual void GuestWrote(Gpa gpa, std::uint64_t bytes) = 0;
 
   // Walks the SPTEs for `address` without changing anything. Safe on any thread.
   virtual WalkResult Inspect(InputAddress address, Access access, WalkTrace* trace) const = 0;

@@ -449,6 +449,21 @@ TEST_F(GuestModeTest, NestedPagingIsToldBeforeTheGuestRuns) {
   EXPECT_FALSE(processor.TakeNestedInvalidation());
 }
 
+TEST_F(GuestModeTest, AResetIsOutOfItWithAnotherUnit) {
+  SoftwareProcessor& processor = machine_.processor();
+  unit().nested = NestedPaging{.root = Gpa(0x5000)};
+  unit().interrupts.virtual_pending = true;
+  const ProbeUnit* const before = &unit();
+  const Exit exit = machine_.RunCode(Bytes{0x0f, 0x01, 0xdc, 0x90, 0xf4});
+  EXPECT_EQ(exit.reason, ExitReason::kNestedPaging);
+  EXPECT_TRUE(processor.guest_snapshot().guest_mode);
+  processor.Reset();
+  EXPECT_FALSE(processor.guest_snapshot().guest_mode);
+  EXPECT_EQ(processor.nested_paging(), nullptr);
+  EXPECT_EQ(State().rip, ResetState().rip);
+  EXPECT_NE(&unit(), before);
+}
+
 TEST_F(GuestModeTest, ATimeStampCounterThatTheUnitLoadsIsToldOutsideOnce) {
   constexpr std::uint64_t kTsc = std::uint64_t{1} << 60;
   unit().loads_tsc = kTsc;

@@ -336,6 +336,14 @@ void SoftwareProcessor::SetState(const CpuState& state) {
   PublishPaging();
 }
 
+void SoftwareProcessor::Reset() {
+  unit_ = MakeUnit(model_);
+  core_->unit = unit_.get();
+  core_->guest = {};
+  exits_now_ = false;
+  SetState(ResetState());
+}
+
 void SoftwareProcessor::SetTables(const TranslationTables& tables) {
   const TranslationTables old = std::exchange(core_->tables, tables);
   core_->second_stage_tlb.Flush();

@@ -53,6 +53,7 @@ class SoftwareProcessor final : public Processor {
   std::span<const Gpa> TakeDirectWrites() override { return unit_host_.TakeWrites(); }
   CpuState GetState() const override;
   void SetState(const CpuState& state) override;
+  void Reset() override;
   void SetTables(const TranslationTables& tables) override;
   void FlushTlb() override;
   void FlushContents() override;

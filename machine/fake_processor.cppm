@@ -46,6 +46,10 @@ class FakeProcessor final : public Processor {
   void SetInterruptWindow(bool wanted) override { window_wanted = wanted; }
   CpuState GetState() const override { return state; }
   void SetState(const CpuState& s) override { state = s; }
+  void Reset() override {
+    ++resets;
+    state = ResetState();
+  }
   void SetTables(const TranslationTables& t) override {
     tables = t;
     ++tables_set;
@@ -82,6 +86,7 @@ class FakeProcessor final : public Processor {
   std::optional<NestedPaging> nested;
   std::optional<NestedInvalidation> nested_invalidation;
   std::vector<NestedFault> nested_faults;
+  unsigned resets = 0;
   std::atomic<unsigned> runs{0};
   std::atomic<unsigned> flushes{0};
   std::atomic<bool> exit_requested{false};

@@ -155,7 +155,7 @@ void Vcpu::WakeUp() {
 void Vcpu::TakeSleepRequests() {
   if (suspend_requested_.exchange(false)) {
     apic_.Reset();
-    processor_->SetState(ResetState());
+    processor_->Reset();
     HandlePagingChange(Invalidation{});
     nmis_pending_ = 0;
     halted_ = false;

@@ -533,6 +533,15 @@ TEST_F(VcpuTest, ATableThatIsWatchedMayBeWrittenByItsWalk) {
   EXPECT_EQ(mmu_->written, (Written{{Gpa(0x1008), 4}, {Gpa(0x100c), 4}}));
 }
 
+// Out of guest mode as well, wherever the guest was when it asked.
+TEST_F(VcpuTest, ToSleepIsToBeReset) {
+  processor_->state.rip = 0x1234;
+  vcpu_->Suspend();
+  EXPECT_FALSE(vcpu_->Step(0).has_value());
+  EXPECT_EQ(processor_->resets, 1u);
+  EXPECT_EQ(vcpu_->GetState().activity, Activity::kHalted);
+}
+
 // A vCPU whose time is that of its instructions: a run executes as many as it may.
 class VcpuVirtualTime : public testing::Test {
  protected:
